@@ -1,0 +1,93 @@
+"""The patches on disk, by target."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+import sys
+from importlib import import_module
+from types import ModuleType
+
+import zoo_hooks.patches
+from zoo_hooks.model import Patch
+
+broken: dict[str, Exception] = {}
+"""Patch modules that cannot be imported, by the id that their file stands for."""
+
+_loaded: dict[str, Patch | None] = {}
+
+
+class UnknownPatch(LookupError):
+    """No patch has this id; the message names those that come near it, or all."""
+
+
+def upstreams() -> list[str]:
+    """Import names of the packages that patches exist for."""
+    return sorted(name for _, name, _ in pkgutil.iter_modules(zoo_hooks.patches.__path__))
+
+
+def ids() -> dict[str, str]:
+    """Module names of all patches by id, read from the file names; no patch is imported."""
+    return {
+        name.replace("_", "-"): f"{zoo_hooks.patches.__name__}.{upstream}.{name}"
+        for upstream in upstreams()
+        for name in _names(upstream)
+    }
+
+
+def for_target(target: str) -> list[Patch]:
+    """Patches of this target.
+
+    Loaded are those of its upstream. A patch between two upstreams stands with one of them and
+    requires both, so it was loaded when a target of that one was imported.
+    """
+    upstream = target.partition(".")[0]
+    if upstream in upstreams():
+        for name in _names(upstream):
+            _load(f"{zoo_hooks.patches.__name__}.{upstream}.{name}")
+    return [patch for patch in list(_loaded.values()) if patch and target in patch.targets]
+
+
+def everything() -> list[Patch]:
+    """All patches that can be imported, by upstream and id."""
+    patches = [_load(module) for module in ids().values()]
+    return sorted((patch for patch in patches if patch), key=lambda p: (p.upstream, p.id))
+
+
+def get(patch_id: str) -> Patch:
+    """The patch with this id; UnknownPatch with suggestions if there is none."""
+    known = ids()
+    if patch_id not in known:
+        near = difflib.get_close_matches(patch_id, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
+        raise UnknownPatch(f"no patch is called {patch_id!r}; {hint}")
+    patch = _load(known[patch_id])
+    if patch is None:
+        raise UnknownPatch(f"patch {patch_id!r} cannot be imported: {broken[patch_id]!r}")
+    return patch
+
+
+def case_report(patch: Patch) -> str:
+    """The docstring of a patch's module, with its sections Symptom, Cause and Repair."""
+    return inspect.cleandoc(sys.modules[patch.module].__doc__ or "")
+
+
+def _names(upstream: str) -> list[str]:
+    package = import_module(f"{zoo_hooks.patches.__name__}.{upstream}")
+    names = (name for _, name, _ in pkgutil.iter_modules(package.__path__))
+    return [name for name in names if not name.startswith("_")]  # _name: shared by patches
+
+
+def _load(module_name: str) -> Patch | None:
+    if module_name not in _loaded:
+        try:
+            module: ModuleType = import_module(module_name)
+            patch = module.PATCH
+            if not isinstance(patch, Patch):
+                raise TypeError(f"{module_name}.PATCH is not a Patch")
+            _loaded[module_name] = patch
+        except Exception as error:  # noqa: BLE001 - one broken patch module must lose only itself
+            _loaded[module_name] = None
+            broken[module_name.rpartition(".")[2].replace("_", "-")] = error
+    return _loaded[module_name]

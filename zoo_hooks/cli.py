@@ -1,0 +1,206 @@
+"""The command ``zoo-hooks``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import site
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+import zoo_hooks
+from zoo_hooks import catalogue, ledger, render, settings, survey
+from zoo_hooks.model import Patch
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 if something is wrong, 2 for misuse."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except catalogue.UnknownPatch as error:
+        print(f"zoo-hooks: {error.args[0]}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zoo-hooks",
+        description="Repairs of known bugs between ML libraries, made as those are imported.",
+        epilog=f"ZOO_HOOKS: {settings.FORMS}. ZOO_HOOKS_STRICT=1: errors of a patch are raised.",
+    )
+    parser.add_argument("--version", action="version", version=zoo_hooks.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for run, name, does, ids in (
+        (_status, "status", "what each patch does in this environment", "*"),
+        (_verify, "verify", "measure each bug without and with its repair", "*"),
+        (_list, "list", "all patches, and the releases they are for", None),
+        (_show, "show", "the case report of a patch", 1),
+        (_check, "check", "exit with 1 if a patch is FAILED or UNKNOWN here, for CI", "*"),
+    ):
+        command = commands.add_parser(name, help=does, description=does)
+        command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        if ids:
+            command.add_argument("ids", nargs=ids, metavar="ID", help="a patch's id")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _status(options: argparse.Namespace) -> int:
+    rows = _surveyed(options.ids)
+    trouble = start_up_trouble()
+    if options.json:
+        print(json.dumps({"start_up": trouble, "patches": rows}, indent=2))
+    else:
+        _print(render.status_table(rows))
+        _warn(trouble)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    rows = _surveyed(options.ids)
+    trouble = start_up_trouble()
+    bad = [row for row in rows if row["status"] in ("FAILED", "UNKNOWN")]
+    if options.json:
+        print(json.dumps({"start_up": trouble, "patches": bad}, indent=2))
+    elif bad:
+        _print(render.status_table(bad))
+    else:
+        print(f"{len(rows)} patches, none FAILED or UNKNOWN")
+    if not options.json:
+        _warn(trouble)
+    return 1 if bad or trouble else 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    patches = _chosen(options.ids)
+    chosen = [patch for patch in patches if find_spec(patch.upstream)]
+    absent = [patch for patch in patches if patch not in chosen]
+    rows = _with_progress(survey.verify(chosen), len(chosen), "measuring")
+    rows += [
+        {
+            "id": patch.id,
+            "upstream": patch.upstream,
+            "version": None,
+            "measures": patch.measures,
+            "without": None,
+            "with": None,
+            "status": None,
+            "result": f"cannot run here: {patch.upstream} is not installed",
+        }
+        for patch in absent
+    ]
+    trouble = start_up_trouble()
+    bad = [row["id"] for row in rows if row["result"].isupper()]
+    if options.json:
+        print(json.dumps({"start_up": trouble, "patches": rows}, indent=2))
+        return 1 if bad or trouble else 0
+    columns = ("id", "measures", "without", "with", "result")
+    _print(render.table(
+        ("patch", "what is measured", "without", "with zoo-hooks", "result"),
+        (["" if row[column] is None else str(row[column]) for column in columns] for row in rows),
+    ))  # fmt: skip
+    _warn(trouble)
+    _warn(bad and f"does not hold: {', '.join(bad)}")
+    return 1 if bad or trouble else 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    patches = catalogue.everything()
+    if options.json:
+        print(json.dumps([_record(patch) for patch in patches], indent=2))
+    else:
+        _print(render.table(
+            ("patch", "affects", "bug"),
+            ((patch.id, " ".join(patch.affects), patch.title) for patch in patches),
+        ))  # fmt: skip
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    patch = catalogue.get(options.ids[0])
+    if options.json:
+        print(json.dumps(_record(patch), indent=2))
+        return 0
+    print(f"{patch.id}: {patch.title}\n")
+    print(f"affects   {', '.join(patch.affects)}")
+    print(f"installed {ledger.version(patch.upstream) or 'no'}")
+    print(f"targets   {', '.join(patch.targets)}")
+    print(f"measures  {patch.measures}")
+    for link in patch.links:
+        print(f"link      {link}")
+    print(f"\n{catalogue.case_report(patch)}")
+    return 0
+
+
+def _record(patch: Patch) -> dict[str, Any]:
+    names = ("id", "upstream", "title", "targets", "affects", "links", "measures", "when", "requires")
+    return {name: getattr(patch, name) for name in names} | {"case": catalogue.case_report(patch)}
+
+
+def _chosen(ids: list[str]) -> list[Patch]:
+    return [catalogue.get(patch_id) for patch_id in ids] or catalogue.everything()
+
+
+def _surveyed(ids: list[str]) -> list[dict[str, Any]]:
+    wanted = {catalogue.get(patch_id).id for patch_id in ids}
+    upstreams = [u for u in catalogue.upstreams() if find_spec(u)]
+    rows = [
+        row
+        for rows in _with_progress(survey.statuses(upstreams), len(upstreams), "importing")
+        for row in rows
+    ]
+    rows += [row for row in ledger.report().as_dict() if row["upstream"] not in upstreams]
+    return [row for row in rows if not wanted or row["id"] in wanted]
+
+
+def _with_progress(results: Iterable[Any], total: int, doing: str) -> list[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        return list(bar.track(results, total=total, description=doing))
+
+
+def _print(table: Any) -> None:
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+    else:
+        print(render.text(table))
+
+
+def _warn(message: str | list[str] | None) -> None:
+    if message:
+        print(f"zoo-hooks: {message}", file=sys.stderr)
+
+
+def start_up_trouble() -> str | None:
+    """Say why user code in this environment is not repaired by itself; None if it is."""
+    if zoo_hooks.switched_off():
+        return "ZOO_HOOKS switches everything off in this shell"
+    if zoo_hooks.installed():
+        return None
+    places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
+    files = [place / "zoo_hooks.pth" for place in places if (place / "zoo_hooks.pth").exists()]
+    if sys.flags.no_site:
+        why = "Python was started with -S, so it reads no .pth files"
+    elif not files:
+        why = (
+            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
+            "zip files and copied packages leave it out"
+        )
+    elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
+        why = f"{files[0]} is there, but Python did not run it"
+    else:
+        why = f"{files[0]} has been overwritten"
+    return (
+        f"user code is not repaired by itself: {why}. Reinstall zoo-hooks, or begin the script "
+        "with: import zoo_hooks; zoo_hooks.activate()"
+    )

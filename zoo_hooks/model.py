@@ -1,0 +1,101 @@
+"""The words of the package: what a patch is, and what can become of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Literal
+
+from zoo_hooks.changes import Changes
+
+
+class Verdict(enum.Enum):
+    """What a probe says of the installed code."""
+
+    AFFECTED = "affected"
+    FIXED = "fixed"
+    UNKNOWN = "unknown"
+
+
+class Status(enum.Enum):
+    """What became of a patch in this process."""
+
+    PENDING = "pending"
+    APPLIED = "applied"
+    NOT_NEEDED = "not needed"
+    UNKNOWN = "unknown"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    DRY_RUN = "dry run"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a canary saw.
+
+    ``value`` is shown in the unit that ``Patch.measures`` names; ``healthy`` says whether a right
+    upstream gives such a value.
+    """
+
+    value: float | str
+    healthy: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """One upstream bug and its repair. Its module's docstring is the case report.
+
+    ``probe`` and ``repair`` are handed the target's module as it stands in ``sys.modules``; with
+    ``when="before"`` the module's body has not run yet, and what the repair changes is undone as
+    soon as it has.
+    """
+
+    module: str
+    """Name of the module that holds this record, ``__name__`` there."""
+    title: str
+    """The bug in one line."""
+    targets: tuple[str, ...]
+    """The modules whose import triggers the patch."""
+    affects: tuple[str, ...]
+    """Requirements (PEP 508) of the releases with the bug: a claim that is tested, never a gate."""
+    links: tuple[str, ...]
+    """Upstream issues, pull requests or source lines. Empty where none is known."""
+    measures: str
+    """What the canary's figure is, with its unit and the value of a right upstream."""
+    probe: Callable[[ModuleType], Verdict]
+    repair: Callable[[ModuleType, Changes], None]
+    canary: Callable[[], Figure]
+    when: Literal["after", "before"] = "after"
+    requires: tuple[str, ...] = ()
+    """Modules that must have been imported too; until then the patch is PENDING."""
+    behavioural: bool = True
+    """False where the probe reads only source or signatures, which a repair does not change."""
+
+    @property
+    def id(self) -> str:
+        """The module's name in the form that users type: ``static-cache-zero-shared``."""
+        return self.module.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def upstream(self) -> str:
+        """Import name of the package that is repaired."""
+        return self.module.split(".")[-2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one patch at one target."""
+
+    patch: str
+    """The patch's id."""
+    target: str
+    status: Status
+    reason: str = ""
+    """Why, in a sentence; empty where the status says it all."""
+    error: Exception | None = None
+    late: bool = False
+    """True if the target was imported before zoo-hooks could see it, and was repaired afterwards."""
+    module: ModuleType | None = field(default=None, repr=False, compare=False)
+    changes: Changes | None = field(default=None, repr=False, compare=False)

@@ -1,0 +1,1 @@
+"""One package for each upstream, one module for each bug."""

@@ -1,0 +1,59 @@
+"""Shared by the two cache patches: a constructor that sees no ``num_kv_shared_layers`` of zero."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.model import Verdict
+
+
+class _WithoutZero:
+    """Stands in for a config inside a cache's constructor, which keeps no reference to it.
+
+    It reads like the config, except that a ``num_kv_shared_layers`` of 0 or None is absent.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> _WithoutZero:
+        return _WithoutZero(self._config.get_text_config(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._config, name)
+        if name == "num_kv_shared_layers" and not value:
+            raise AttributeError(name)
+        return value
+
+
+def constructor(original: Callable[..., None]) -> Callable[..., None]:
+    """Make a cache's ``__init__`` that hands ``original`` a config without the zero."""
+    position = list(inspect.signature(original).parameters).index("config") - 1
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("config") is not None:
+            kwargs["config"] = _WithoutZero(kwargs["config"])
+        elif len(args) > position and args[position] is not None:
+            args = (*args[:position], _WithoutZero(args[position]), *args[position + 1 :])
+        original(self, *args, **kwargs)
+
+    return __init__
+
+
+def verdict(module: ModuleType, cache: str, **arguments: Any) -> Verdict:
+    """Build the cache for a config with four layers of which none is shared, and count them."""
+    cache_class = getattr(module, cache)
+    if "config" not in inspect.signature(cache_class).parameters:
+        return Verdict.FIXED  # before 4.56 the cache did not read the attribute
+    config_class = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
+    config = config_class(
+        num_hidden_layers=4,
+        num_kv_shared_layers=0,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )
+    layers = len(cache_class(config=config, **arguments).layers)
+    return {0: Verdict.AFFECTED, 4: Verdict.FIXED}.get(layers, Verdict.UNKNOWN)

@@ -1,0 +1,55 @@
+"""DynamicCache forgets the sliding window of models that share no K/V layers.
+
+Symptom
+-------
+Gemma-4 31B and 26B-A4B (``num_kv_shared_layers=0``) generate right tokens, but the cache of their
+sliding-window layers keeps every token: memory grows with the whole text instead of stopping at
+the window, without any warning.
+
+Cause
+-----
+``DynamicCache.__init__`` drops the layers that share K/V by ``layer_types[:-num_kv_shared_layers]``.
+With 0 that is ``layer_types[:0]``: no layer is left, and the cache falls back to adding plain
+layers, without a window, as they are used.
+
+Repair
+------
+The constructor is handed the same config without the attribute when it is 0, so it keeps every
+layer type. Only the constructor sees that stand-in.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _tiny, _zero_shared
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _zero_shared.verdict(module, "DynamicCache")
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.DynamicCache, "__init__", _zero_shared.constructor)
+
+
+def canary() -> Figure:
+    model = _tiny.unshared_model()
+    output = model.generate(_tiny.prompt(), max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+    length = output.past_key_values.layers[0].keys.shape[-2]
+    return Figure(length, healthy=length < model.config.sliding_window)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="DynamicCache keeps all tokens of sliding-window layers when no K/V layers are shared",
+    targets=("transformers.cache_utils",),
+    affects=("transformers>=4.56.0,<5.14.0",),
+    links=("https://github.com/huggingface/transformers/pull/40039",),
+    measures="tokens held by a sliding layer after 24, window 8 (right: 7)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

@@ -1,0 +1,56 @@
+"""StaticCache has no layers for models that share no K/V layers.
+
+Symptom
+-------
+``generate(cache_implementation="static")`` of Gemma-4 31B and 26B-A4B
+(``num_kv_shared_layers=0``) raises ``IndexError: list index out of range``.
+
+Cause
+-----
+``StaticCache.__init__`` drops the layers that share K/V by ``layer_types[:-num_kv_shared_layers]``.
+With 0 that is ``layer_types[:0]``: the cache has no layer at all.
+
+Repair
+------
+The constructor is handed the same config without the attribute when it is 0, so it keeps every
+layer type. Only the constructor sees that stand-in.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _tiny, _zero_shared
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _zero_shared.verdict(module, "StaticCache", max_cache_len=16)
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.StaticCache, "__init__", _zero_shared.constructor)
+
+
+def canary() -> Figure:
+    model = _tiny.unshared_model()
+    expected, cached = (
+        model.generate(_tiny.prompt(), max_new_tokens=12, do_sample=False, **how)
+        for how in ({"use_cache": False}, {"cache_implementation": "static", "disable_compile": True})
+    )
+    different = int((expected != cached).sum())
+    return Figure(different, healthy=different == 0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="StaticCache has no layers when no K/V layers are shared",
+    targets=("transformers.cache_utils",),
+    affects=("transformers>=4.56.0,<5.10.1",),
+    links=("https://github.com/huggingface/transformers/pull/46235",),
+    measures="tokens unlike those decoded without a cache, of 24 (right: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

@@ -1,0 +1,68 @@
+"""Tables for people: on a terminal, in a pipe, in a notebook."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+STYLES = {
+    "APPLIED": "green",
+    "DRY_RUN": "cyan",
+    "FAILED": "bold red",
+    "UNKNOWN": "bold yellow",
+    "PENDING": "dim",
+    "SKIPPED": "dim",
+    "repaired": "green",
+    "not needed": "dim",
+}
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """A table whose cells take the style of the status that they name."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+    return made
+
+
+def status_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Rows of a report."""
+    return table(
+        ("patch", "upstream", "status", "why"),
+        (
+            (
+                row["id"],
+                f"{row['upstream']} {row['version'] or '(not installed)'}",
+                row["status"],
+                row["reason"] + (" (late: imported before zoo-hooks)" if row["late"] else ""),
+            )
+            for row in rows
+        ),
+    )
+
+
+def text(made: Table, width: int = 120) -> str:
+    """The table as plain text, ``width`` columns at most."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(made)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+def html(made: Table) -> str:
+    """The table as an HTML element."""
+    import html as escape
+
+    def row(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    head = row((str(column.header) for column in made.columns), "th")
+    body = [row(map(str, cells), "td") for cells in zip(*(c.cells for c in made.columns), strict=True)]
+    return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
