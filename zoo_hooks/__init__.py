@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from zoo_hooks.engine import activate, disabled, revert
+    from zoo_hooks.controls import activate, disabled, revert
     from zoo_hooks.ledger import fingerprint, report
 
 __version__ = "0.1.0"
@@ -34,11 +34,11 @@ BEFORE: "frozenset[str]" = frozenset()
 OFF_WORDS = frozenset({"0", "off", "false", "no"})
 
 _PUBLIC = {
-    "activate": "zoo_hooks.engine",
-    "disabled": "zoo_hooks.engine",
+    "activate": "zoo_hooks.controls",
+    "disabled": "zoo_hooks.controls",
     "fingerprint": "zoo_hooks.ledger",
     "report": "zoo_hooks.ledger",
-    "revert": "zoo_hooks.engine",
+    "revert": "zoo_hooks.controls",
 }
 
 _arming = RLock()  # held for a few dictionary operations, never over an import
@@ -160,7 +160,7 @@ def _engine() -> "ModuleType | None":
     global _told_broken
     try:
         from zoo_hooks import engine
-    except Exception:  # noqa: BLE001 - a broken installation must not break the user's import
+    except Exception:  # a broken installation must not break the user's import
         if not _told_broken:
             _told_broken = True
             import logging

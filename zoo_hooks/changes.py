@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
 
-ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "<absent>"})()
+ABSENT: Any = object()
 
 
 class CannotRevert(RuntimeError):

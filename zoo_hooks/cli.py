@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import site
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -55,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _status(options: argparse.Namespace) -> int:
     rows = _surveyed(options.ids)
-    trouble = start_up_trouble()
+    trouble = survey.start_up_trouble()
     if options.json:
         print(json.dumps({"start_up": trouble, "patches": rows}, indent=2))
     else:
@@ -66,7 +64,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     rows = _surveyed(options.ids)
-    trouble = start_up_trouble()
+    trouble = survey.start_up_trouble()
     bad = [row for row in rows if row["status"] in ("FAILED", "UNKNOWN")]
     if options.json:
         print(json.dumps({"start_up": trouble, "patches": bad}, indent=2))
@@ -97,7 +95,7 @@ def _verify(options: argparse.Namespace) -> int:
         }
         for patch in absent
     ]
-    trouble = start_up_trouble()
+    trouble = survey.start_up_trouble()
     bad = [row["id"] for row in rows if row["result"].isupper()]
     if options.json:
         print(json.dumps({"start_up": trouble, "patches": rows}, indent=2))
@@ -179,28 +177,3 @@ def _print(table: Any) -> None:
 def _warn(message: str | list[str] | None) -> None:
     if message:
         print(f"zoo-hooks: {message}", file=sys.stderr)
-
-
-def start_up_trouble() -> str | None:
-    """Say why user code in this environment is not repaired by itself; None if it is."""
-    if zoo_hooks.switched_off():
-        return "ZOO_HOOKS switches everything off in this shell"
-    if zoo_hooks.installed():
-        return None
-    places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
-    files = [place / "zoo_hooks.pth" for place in places if (place / "zoo_hooks.pth").exists()]
-    if sys.flags.no_site:
-        why = "Python was started with -S, so it reads no .pth files"
-    elif not files:
-        why = (
-            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
-            "zip files and copied packages leave it out"
-        )
-    elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
-        why = f"{files[0]} is there, but Python did not run it"
-    else:
-        why = f"{files[0]} has been overwritten"
-    return (
-        f"user code is not repaired by itself: {why}. Reinstall zoo-hooks, or begin the script "
-        "with: import zoo_hooks; zoo_hooks.activate()"
-    )

@@ -5,14 +5,12 @@ Here errors are caught: nothing that a patch does may fail the user's import.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
-import zoo_hooks
 from zoo_hooks import catalogue, ledger, settings
 from zoo_hooks.changes import CannotRevert, Changes
 from zoo_hooks.model import Outcome, Patch, Status, Verdict
@@ -20,7 +18,8 @@ from zoo_hooks.model import Outcome, Patch, Status, Verdict
 _log = logging.getLogger("zoo_hooks")
 _told: set[str] = set()
 _busy: dict[tuple[str, str], object] = {}
-_paused: dict[str, str] = {}  # why, by patch id
+paused: dict[str, str] = {}
+"""Patches that the user has undone, by id, and why. Written by zoo_hooks.controls."""
 
 
 class RepairDidNotShow(RuntimeError):
@@ -34,17 +33,15 @@ class PatchFailed(RuntimeError):
 def before(module: ModuleType) -> Callable[[], None]:
     """Run the patches that act before a target's body; the result undoes them after it."""
     made: list[Changes] = []
-    for patch in _patches(module.__name__, "before"):
+    for patch in patches_of(module.__name__, "before"):
         outcome = _run(patch, module.__name__, module)
         if outcome and outcome.changes:
             made.append(outcome.changes)
 
     def finish() -> None:
         for changes in reversed(made):
-            try:
-                changes.undo()
-            except CannotRevert as error:
-                _tell(f"what stood in while {module.__name__} loaded stays: {error}")
+            if trouble := _roll_back(changes):
+                _tell(f"what stood in while {module.__name__} loaded is{trouble.lstrip(';')}")
 
     return finish
 
@@ -57,90 +54,10 @@ def after(executed: ModuleType) -> None:
         return
     todo = [
         patch
-        for patch in _patches(target, "after")
+        for patch in patches_of(target, "after")
         if current is executed or _module_seen(patch, target) is not current
     ]
-    _fire(todo, target)
-
-
-def activate() -> ledger.Report:
-    """Repair what is already imported, and from now on what will be; returns the report.
-
-    For a process that ran before zoo-hooks was installed, such as a notebook's kernel, and for
-    installations whose start-up file never runs (``pip install --target``). Patches that were
-    reverted are applied again. ``ZOO_HOOKS=0`` is obeyed.
-    """
-    zoo_hooks.init()
-    _paused.clear()
-    for target in sorted(zoo_hooks.TARGETS):
-        module = sys.modules.get(target)
-        if module is None or getattr(module.__spec__, "_initializing", False):
-            continue
-        settled = (Status.APPLIED, Status.NOT_NEEDED)
-        todo = []
-        for patch in _patches(target, "after"):
-            seen = ledger.find(patch.id, target)
-            if seen is None or seen.module is not module or seen.status not in settled:
-                todo.append(patch)
-        _fire(todo, target, late=True)
-    return ledger.report()
-
-
-def revert(patch_id: str) -> None:
-    """Undo a patch, and leave it undone until activate().
-
-    Raises CannotRevert, and changes nothing, if other code has wrapped or replaced what the patch
-    had put in; UnknownPatch if there is no such patch.
-    """
-    _pause(patch_id, "reverted by zoo_hooks.revert()")
-
-
-@contextlib.contextmanager
-def disabled(patch_id: str) -> Iterator[None]:
-    """Undo a patch for the length of a with-block, in the whole process, for A/B runs.
-
-    Raises what revert() raises; on leaving, CannotRevert if the block left other code's changes
-    in the patch's place.
-    """
-    if catalogue.get(patch_id).id in _paused:
-        yield
-        return
-    undone = _pause(patch_id, "inside zoo_hooks.disabled()")
-    try:
-        yield
-    finally:
-        _paused.pop(patch_id, None)
-        with contextlib.ExitStack() as stack:
-            for outcome in undone:
-                stack.callback(ledger.record, outcome)
-                stack.callback(_changes(outcome).redo)
-            back = {outcome.target for outcome in undone}
-            for outcome in ledger.of_patch(patch_id):
-                if outcome.status is Status.SKIPPED and outcome.target not in back:
-                    stack.callback(_fire, [catalogue.get(patch_id)], outcome.target)
-
-
-def _pause(patch_id: str, reason: str) -> list[Outcome]:
-    catalogue.get(patch_id)
-    undone: list[Outcome] = []
-    try:
-        for outcome in ledger.of_patch(patch_id):
-            if outcome.status is Status.APPLIED and outcome.changes:
-                outcome.changes.undo()
-                undone.append(outcome)
-    except CannotRevert:
-        for outcome in undone:
-            _changes(outcome).redo()
-        raise
-    _paused[patch_id] = reason
-    for outcome in undone:
-        ledger.record(replace(outcome, status=Status.SKIPPED, reason=reason, changes=None))
-    return undone
-
-
-def _changes(outcome: Outcome) -> Changes:
-    assert outcome.changes is not None
-    return outcome.changes
+    fire(todo, target)
 
 
 def _module_seen(patch: Patch, target: str) -> ModuleType | None:
@@ -148,7 +65,8 @@ def _module_seen(patch: Patch, target: str) -> ModuleType | None:
     return outcome.module if outcome else None
 
 
-def _patches(target: str, when: str) -> list[Patch]:
+def patches_of(target: str, when: str) -> list[Patch]:
+    """Patches of a target that can be loaded; those that cannot are told of."""
     try:
         found = [patch for patch in catalogue.for_target(target) if patch.when == when]
     except Exception as error:  # noqa: BLE001 - a damaged installation must not break the import
@@ -159,7 +77,8 @@ def _patches(target: str, when: str) -> list[Patch]:
     return found
 
 
-def _fire(patches: list[Patch], target: str, *, late: bool = False) -> None:
+def fire(patches: list[Patch], target: str, *, late: bool = False) -> None:
+    """Run patches on a target that is in sys.modules, from wrapt's hook."""
     if not patches:
         return
 
@@ -209,28 +128,22 @@ def _attempt(patch: Patch, target: str, module: ModuleType) -> Outcome:
     stage = "reading ZOO_HOOKS"
     try:
         current = settings.read()
-        if refusal := _paused.get(patch.id) or current.refusal(patch.id):
+        if refusal := paused.get(patch.id) or current.refusal(patch.id):
             return outcome(Status.SKIPPED, refusal)
         if waits := [name for name in patch.requires if name not in sys.modules]:
             return outcome(Status.PENDING, f"waits for {' and '.join(waits)}")
         stage = "probe"
         verdict = Verdict(patch.probe(module))
-        if verdict is Verdict.UNKNOWN:
-            return outcome(Status.UNKNOWN, "the probe does not know this code; nothing was changed")
-        if verdict is Verdict.FIXED:
+        if verdict is not Verdict.AFFECTED:
             seen = ledger.find(patch.id, target)
-            if seen and seen.changes and seen.changes.in_place:
-                return seen
-            return outcome(Status.NOT_NEEDED, "the installed code does not have this bug")
+            ours = verdict is Verdict.FIXED and seen and seen.changes and seen.changes.in_place
+            return seen if seen and ours else outcome(*_HANDS_OFF[verdict])
         if current.dry_run:
             return outcome(Status.DRY_RUN, "would be repaired")
         stage = "repair"
         patch.repair(module, changes)
-        if not changes:
-            raise RepairDidNotShow("it changed nothing")
-        stage = "probe after the repair"
-        if patch.behavioural and patch.probe(module) is Verdict.AFFECTED:
-            raise RepairDidNotShow("the bug is still there")
+        stage = "after the repair"
+        _insist(patch, module, changes)
         return replace(outcome(Status.APPLIED, patch.title), changes=changes)
     except Exception as error:  # noqa: BLE001 - see the module's docstring
         reason = f"{stage}: {type(error).__name__}: {error}"
@@ -238,6 +151,19 @@ def _attempt(patch: Patch, target: str, module: ModuleType) -> Outcome:
     except BaseException:
         _roll_back(changes)
         raise
+
+
+_HANDS_OFF = {
+    Verdict.FIXED: (Status.NOT_NEEDED, "the installed code does not have this bug"),
+    Verdict.UNKNOWN: (Status.UNKNOWN, "the probe does not know this code; nothing was changed"),
+}
+
+
+def _insist(patch: Patch, module: ModuleType, changes: Changes) -> None:
+    if not changes:
+        raise RepairDidNotShow("the repair changed nothing")
+    if patch.behavioural and patch.probe(module) is Verdict.AFFECTED:
+        raise RepairDidNotShow("the probe still finds the bug")
 
 
 def _roll_back(changes: Changes) -> str:

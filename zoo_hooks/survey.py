@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import site
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,31 @@ def verify(patches: Iterable[Patch]) -> Iterator[dict[str, Any]]:
             "status": with_hooks.get("status"),
             "result": _judge(without, with_hooks),
         }
+
+
+def start_up_trouble() -> str | None:
+    """Say why user code in this environment is not repaired by itself; None if it is."""
+    if zoo_hooks.switched_off():
+        return "ZOO_HOOKS switches everything off in this shell"
+    if zoo_hooks.installed():
+        return None
+    places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
+    files = [place / "zoo_hooks.pth" for place in places if (place / "zoo_hooks.pth").exists()]
+    if sys.flags.no_site:
+        why = "Python was started with -S, so it reads no .pth files"
+    elif not files:
+        why = (
+            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
+            "zip files and copied packages leave it out"
+        )
+    elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
+        why = f"{files[0]} is there, but Python did not run it"
+    else:
+        why = f"{files[0]} has been overwritten"
+    return (
+        f"user code is not repaired by itself: {why}. Reinstall zoo-hooks, or begin the script "
+        "with: import zoo_hooks; zoo_hooks.activate()"
+    )
 
 
 def _judge(without: dict[str, Any], with_hooks: dict[str, Any]) -> str:

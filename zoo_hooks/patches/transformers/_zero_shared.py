@@ -33,14 +33,14 @@ def constructor(original: Callable[..., None]) -> Callable[..., None]:
     """Make a cache's ``__init__`` that hands ``original`` a config without the zero."""
     position = list(inspect.signature(original).parameters).index("config") - 1
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("config") is not None:
             kwargs["config"] = _WithoutZero(kwargs["config"])
         elif len(args) > position and args[position] is not None:
             args = (*args[:position], _WithoutZero(args[position]), *args[position + 1 :])
         original(self, *args, **kwargs)
 
-    return __init__
+    return init
 
 
 def verdict(module: ModuleType, cache: str, **arguments: Any) -> Verdict:
