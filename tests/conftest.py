@@ -1,0 +1,140 @@
+"""Child interpreters, and fake upstreams with patches of their own for tests of the engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PATCH = '''
+"""A fake bug.
+
+Symptom
+-------
+``value`` is 1.
+
+Cause
+-----
+It was made so.
+
+Repair
+------
+It is set to 2.
+"""
+
+from zoo_hooks.model import Figure, Patch, Verdict
+
+
+def probe(module):
+    return Verdict.AFFECTED if module.value == 1 else Verdict.FIXED
+
+
+def repair(module, changes):
+    changes.replace(module, "value", 2)
+
+
+def canary():
+    import importlib
+
+    value = importlib.import_module(PATCH.targets[0]).value
+    return Figure(value, healthy=value == 2)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="value is 1",
+    targets=({target!r},),
+    affects=("{upstream}<2",),
+    links=("https://example.org/1",),
+    measures="the value (right: 2)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    {more}
+)
+'''
+
+
+class Zoo:
+    """A folder with fake upstreams and the patches for them, and children that see both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.targets: set[str] = set()
+        self.before: set[str] = set()
+
+    def module(self, name: str, source: str = "value = 1\n", *, package: bool = False) -> Path:
+        """Write a module, and packages around it where there are none."""
+        parts = name.split(".")
+        here = self.folder / "site"
+        for part in parts[:-1]:
+            here /= part
+            here.mkdir(parents=True, exist_ok=True)
+            (here / "__init__.py").touch()
+        file = here / parts[-1] / "__init__.py" if package else here / f"{parts[-1]}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(source))
+        return file
+
+    def patch(self, target: str, name: str = "bug", source: str | None = None, more: str = "") -> str:
+        """Write a patch for a target; by default one that finds value == 1 and sets it to 2."""
+        upstream = target.partition(".")[0]
+        file = self.folder / "patches" / upstream / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        if source is None:
+            source = PATCH.format(target=target, upstream=upstream, more=more)
+        file.write_text(textwrap.dedent(source))
+        self.targets.add(target)
+        if 'when="before"' in source:
+            self.before.add(target)
+        return name.replace("_", "-")
+
+    @property
+    def preamble(self) -> str:
+        """What makes the fakes known in a process that has the finder."""
+        return textwrap.dedent(f"""
+            import sys
+            sys.path.insert(0, {str(self.folder / "site")!r})
+            import zoo_hooks
+            zoo_hooks.TARGETS |= {self.targets!r}
+            zoo_hooks.BEFORE |= {self.before!r}
+            import zoo_hooks.patches
+            zoo_hooks.patches.__path__.append({str(self.folder / "patches")!r})
+        """)
+
+    def run(self, code: str, *flags: str, **variables: str) -> str:
+        """Run code in a child that knows the fakes; returns what it printed."""
+        return python(self.preamble + textwrap.dedent(code), *flags, **variables)
+
+
+def python(code: str, *flags: str, **variables: str) -> str:
+    """Run code in a child interpreter that must end well; returns its standard output."""
+    return child(code, *flags, **variables).stdout
+
+
+def child(
+    code: str, *flags: str, check: bool = True, timeout: float = 120, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a child interpreter. Variables are added to the environment."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_HOOKS")}
+    run = subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(code)],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert not check or run.returncode == 0, f"exit status {run.returncode}\n{run.stdout}\n{run.stderr}"
+    return run
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Zoo:
+    """Fake upstreams, and children in which they and their patches are known."""
+    return Zoo(tmp_path)
