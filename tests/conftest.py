@@ -1,14 +1,22 @@
-"""Child interpreters, and fake upstreams with patches of their own for tests of the engine."""
+"""Child interpreters, fake upstreams for tests of the engine, and what was seen on the real ones."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from zoo_hooks import catalogue, ledger, survey
+
+HERE = Path(__file__).parent
+VERDICTS = json.loads((HERE / "verdicts.json").read_text())
+"""Verdict of each patch on each real release of its upstream: the one place where they stand."""
 
 PATCH = '''
 """A fake bug.
@@ -138,3 +146,29 @@ def child(
 def zoo(tmp_path: Path) -> Zoo:
     """Fake upstreams, and children in which they and their patches are known."""
     return Zoo(tmp_path)
+
+
+def recorded(patch_id: str) -> str:
+    """The verdict recorded for the release that is installed; that none is, is an error."""
+    upstream = catalogue.get(patch_id).upstream
+    return VERDICTS[upstream][ledger.version(upstream)][patch_id]
+
+
+@pytest.fixture(scope="session")
+def measured():
+    """The row that ``zoo-hooks verify`` shows for a patch, measured once in a session."""
+    rows = {}
+
+    def measure(patch_id: str) -> dict[str, str]:
+        if patch_id not in rows:
+            (rows[patch_id],) = survey.verify([catalogue.get(patch_id)])
+        return rows[patch_id]
+
+    return measure
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Tests of a patch are part of the environments that have its upstream."""
+    upstream = collection_path.name
+    return (collection_path.parent == HERE / "patches" and collection_path.is_dir()
+            and upstream in catalogue.upstreams() and not find_spec(upstream)) or None  # fmt: skip

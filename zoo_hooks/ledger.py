@@ -138,11 +138,11 @@ def _row(patch: Patch, current: settings.Settings) -> Row:
         status, reason = chosen.status, chosen.reason
     elif refusal := current.refusal(patch.id):
         status, reason = Status.SKIPPED, refusal
-    elif installed is None:
-        status, reason = Status.PENDING, f"{patch.upstream} is not installed"
     elif any(target in sys.modules for target in patch.targets):
         status = Status.PENDING
         reason = "imported before zoo-hooks could see it; zoo_hooks.activate() repairs it"
+    elif installed is None:
+        status, reason = Status.PENDING, f"{patch.upstream} is not installed"
     else:
         status, reason = Status.PENDING, f"{patch.targets[0]} has not been imported"
     late = any(outcome.late for outcome in outcomes)

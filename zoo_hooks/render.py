@@ -25,7 +25,7 @@ STYLES = {
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     """A table whose cells take the style of the status that they name."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:

@@ -1,0 +1,191 @@
+"""Each verb does what it says, and is undone exactly."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import sys
+import types
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo_hooks.changes import CannotRevert, Changes
+
+
+class Base:
+    def inherited(self):
+        return "inherited"
+
+
+class Owner(Base):
+    attribute = 1
+
+    def method(self, a, b=2):
+        """Add."""
+        return a + b
+
+    @staticmethod
+    def static(a):
+        return a
+
+    @classmethod
+    def of_class(cls, a):
+        return cls, a
+
+    @property
+    def prop(self):
+        return "prop"
+
+
+def function(a, *, b=2):
+    """Add."""
+    return a + b
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """Every test leaves the class and this module exactly as they were."""
+    before = dict(vars(Owner)), dict(vars(Base))
+    yield
+    assert (dict(vars(Owner)), dict(vars(Base))) == before
+
+
+def loud(original):
+    def wrapper(*args, **kwargs):
+        return "loud", original(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("name", ["attribute", "method", "static", "of_class", "prop", "inherited", "new"])
+def test_replace_and_undo_leave_the_very_same_raw_entry(name):
+    """Descriptors come back as they were, and what the class did not have itself is gone again."""
+    before = vars(Owner).get(name)
+    changes = Changes()
+    changes.replace(Owner, name, "ours")
+    assert getattr(Owner, name) == "ours"
+    assert changes.in_place
+    changes.undo()
+    assert vars(Owner).get(name) is before
+    assert not changes.in_place
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "result"),
+    [
+        ("method", lambda: Owner().method(1, b=5), 6),
+        ("static", lambda: Owner.static(3), 3),
+        ("of_class", lambda: Owner.of_class(4), (Owner, 4)),
+        ("inherited", lambda: Owner().inherited(), "inherited"),
+    ],
+)
+def test_wrap_keeps_the_kind_of_method(name, call, result):
+    """Plain, static, class and inherited methods are called as before, through the wrapper."""
+    changes = Changes()
+    changes.wrap(Owner, name, loud)
+    assert call() == ("loud", result)
+    assert Base().inherited() == "inherited"
+    changes.undo()
+    assert call() == result
+
+
+def test_a_wrapped_function_looks_pickles_and_copies_like_the_original():
+    """Name, docstring, signature, source and pickle by name, as users' tools expect them."""
+    original = function
+    changes = Changes()
+    changes.wrap(sys.modules[__name__], "function", loud)
+    try:
+        assert function is not original
+        assert isinstance(function, types.FunctionType)
+        assert (function.__name__, function.__doc__) == ("function", "Add.")
+        assert inspect.signature(function) == inspect.signature(original)
+        assert inspect.getsource(function) == inspect.getsource(original)
+        assert pickle.loads(pickle.dumps(function)) is function
+        assert copy.deepcopy(function) is function
+    finally:
+        changes.undo()
+    assert function is original
+
+
+def test_rebind_reaches_every_module_that_copied_the_name():
+    """``from x import f`` elsewhere gets the new object too, under whatever name, and loses it again."""
+    one, two = types.ModuleType("rebind_one"), types.ModuleType("rebind_two")
+    old, new = object(), object()
+    one.here, two.there, two.other = old, old, "other"
+    sys.modules.update(rebind_one=one, rebind_two=two)
+    changes = Changes()
+    try:
+        changes.rebind(old, new)
+        assert (one.here, two.there, two.other) == (new, new, "other")
+        changes.undo()
+        assert (one.here, two.there) == (old, old)
+    finally:
+        del sys.modules["rebind_one"], sys.modules["rebind_two"]
+
+
+def test_a_provided_module_can_be_imported_and_vanishes():
+    """It is in sys.modules and on its parent, and afterwards in neither."""
+    parent = types.ModuleType("provide_parent")
+    parent.__path__ = []
+    sys.modules["provide_parent"] = parent
+    changes = Changes()
+    try:
+        changes.provide("provide_parent.child", types.ModuleType("provide_parent.child"))
+        from provide_parent.child import __name__ as name
+
+        assert name == "provide_parent.child"
+        changes.undo()
+        assert "provide_parent.child" not in sys.modules
+        assert not hasattr(parent, "child")
+    finally:
+        del sys.modules["provide_parent"]
+
+
+def test_undo_changes_nothing_if_somebody_wrapped_ours_afterwards():
+    """It says what has moved; both changes stay as they are until that is undone."""
+    changes = Changes()
+    changes.replace(Owner, "attribute", 2)
+    changes.wrap(Owner, "method", loud)
+    ours = vars(Owner)["method"]
+    Owner.method = loud(ours)
+    with pytest.raises(CannotRevert, match=r"Owner\.method has since been changed by other code"):
+        changes.undo()
+    assert Owner.attribute == 2
+    Owner.method = ours
+    changes.undo()
+
+
+def test_redo_makes_the_same_changes_again():
+    """The same objects are put in, unless somebody changed the place meanwhile."""
+    changes = Changes()
+    changes.wrap(Owner, "method", loud)
+    ours = vars(Owner)["method"]
+    changes.undo()
+    changes.redo()
+    assert vars(Owner)["method"] is ours
+    changes.undo()
+    original = vars(Owner)["method"]
+    Owner.method = loud(original)
+    with pytest.raises(CannotRevert):
+        changes.redo()
+    Owner.method = original
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["attribute", "method", "static", "new", "newer"]), st.integers()),
+        max_size=12,
+    )
+)
+def test_any_sequence_of_replacements_is_undone_exactly(steps):
+    """Also where one attribute is replaced many times."""
+    before = dict(vars(Owner))
+    changes = Changes()
+    for name, value in steps:
+        changes.replace(Owner, name, value)
+    assert bool(changes) == bool(steps)
+    changes.undo()
+    assert dict(vars(Owner)) == before

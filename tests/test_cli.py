@@ -1,0 +1,193 @@
+"""The command line, on fake upstreams, as users run it: in a child, piped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import PATCH
+
+import zoo_hooks
+
+
+@pytest.fixture
+def run(zoo):
+    """Run the command with the fakes known to it and to its children."""
+    info = zoo.folder / "site" / "fake-1.5.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1.5\n")
+
+    def command(*arguments, **variables):
+        (zoo.folder / "site" / "sitecustomize.py").write_text(zoo.preamble)
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_HOOKS")}
+        return subprocess.run(
+            [sys.executable, "-m", "zoo_hooks", *arguments],
+            env=clean | {"PYTHONPATH": str(zoo.folder / "site")} | variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return command
+
+
+@pytest.fixture
+def affected(zoo, run):
+    zoo.module("fake.core")
+    zoo.patch("fake.core")
+
+
+BODY = PATCH.format(target="fake.core", upstream="fake", more="")
+LYING = BODY.replace('changes.replace(module, "value", 2)', 'changes.replace(module, "value", 3)')
+RAISING = BODY.replace('changes.replace(module, "value", 2)', "raise ValueError('odd')")
+UNSURE = BODY.replace("Verdict.AFFECTED if module.value == 1 else Verdict.FIXED", "Verdict.UNKNOWN")
+EAGER = BODY.replace("healthy=value == 2", "healthy=True")
+
+
+@pytest.mark.usefixtures("affected")
+def test_status_shows_each_patch_with_version_status_and_reason(run):
+    """Found by importing the target in a child; readable when piped."""
+    done = run("status")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("bug"))
+    assert line.split() == ["bug", "fake", "1.5", "APPLIED", "value", "is", "1"]
+    assert "cache-static-zero-shared" in done.stdout
+
+
+@pytest.mark.usefixtures("affected")
+def test_status_as_json_and_for_one_patch(run):
+    """The same rows for programs; ids narrow them."""
+    told = json.loads(run("status", "bug", "--json").stdout)
+    assert told["start_up"] is None
+    (row,) = told["patches"]
+    assert (row["id"], row["version"], row["status"]) == ("bug", "1.5", "APPLIED")
+
+
+def test_status_explains_a_target_that_cannot_be_imported(run, zoo):
+    """The upstream's own error is the reason."""
+    zoo.module("fake.core", "import something_absent")
+    zoo.patch("fake.core")
+    (row,) = json.loads(run("status", "bug", "--json").stdout)["patches"]
+    assert row["status"] == "PENDING"
+    assert row["reason"] == (
+        "importing fake.core raises ModuleNotFoundError: No module named 'something_absent'"
+    )
+
+
+def test_status_survives_an_upstream_that_kills_the_interpreter(run, zoo):
+    """The other rows are there; that one says that its child died."""
+    zoo.module("fake.core", "import os\nos._exit(7)\n")
+    zoo.patch("fake.core")
+    rows = {row["id"]: row for row in json.loads(run("status", "--json").stdout)["patches"]}
+    assert rows["bug"]["status"] == "UNKNOWN"
+    assert "exit status 7" in rows["bug"]["reason"]
+    assert rows["cache-static-zero-shared"]["status"] == "PENDING"
+
+
+@pytest.mark.usefixtures("affected")
+def test_verify_shows_the_figure_without_and_with(run):
+    """Wrong without, right with: repaired, and exit status 0."""
+    done = run("verify", "bug", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["patches"]
+    assert (row["without"], row["with"], row["result"]) == (1, 2, "repaired")
+    line = next(line for line in run("verify", "bug").stdout.splitlines() if line.startswith("bug"))
+    assert line.split() == ["bug", "the", "value", "(right:", "2)", "1", "2", "repaired"]
+
+
+def test_verify_of_a_right_release_says_that_nothing_is_needed(run, zoo):
+    """Right in both: not needed, and exit status 0."""
+    zoo.module("fake.core", "value = 2")
+    zoo.patch("fake.core")
+    done = run("verify", "bug", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["patches"][0]["result"] == "not needed"
+
+
+@pytest.mark.parametrize(
+    ("source", "result"),
+    [(LYING, "DOES NOT HOLD"), (RAISING, "DOES NOT HOLD"), (UNSURE, "DOES NOT HOLD"), (EAGER, "NO SYMPTOM")],
+)
+def test_verify_exits_with_1_where_a_repair_does_not_hold(run, zoo, source, result):
+    """The canary decides, not the ledger; a repair without a symptom is wrong too."""
+    zoo.module("fake.core")
+    zoo.patch("fake.core", source=source)
+    done = run("verify", "bug", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["patches"][0]["result"] == result
+
+
+def test_verify_says_what_cannot_run_here(run):
+    """A missing upstream is no failure."""
+    done = run("verify", "cache-static-zero-shared", PYTHONNOUSERSITE="1")
+    if "repaired" not in done.stdout and "not needed" not in done.stdout:
+        assert "cannot run here" in done.stdout
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("source", "status"), [(BODY, 0), (RAISING, 1), (UNSURE, 1)])
+def test_check_is_for_ci(run, zoo, source, status):
+    """Exit status 1 on FAILED or UNKNOWN, with the rows that are to blame."""
+    zoo.module("fake.core")
+    zoo.patch("fake.core", source=source)
+    done = run("check", "bug")
+    assert done.returncode == status
+    assert ("bug" in done.stdout) == bool(status)
+    assert run("check", "bug", "--json").returncode == status
+
+
+@pytest.mark.usefixtures("affected")
+def test_list_and_show_give_the_record(run):
+    """The releases that are claimed, the links and the case report."""
+    assert "fake<2" in run("list").stdout
+    records = {record["id"]: record for record in json.loads(run("list", "--json").stdout)}
+    assert records["bug"]["targets"] == ["fake.core"]
+    shown = run("show", "bug").stdout
+    for part in ("https://example.org/1", "installed 1.5", "Symptom\n-------", "Repair\n------"):
+        assert part in shown
+    assert json.loads(run("show", "bug", "--json").stdout) == records["bug"]
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "show", "check"])
+def test_a_wrong_id_gets_a_suggestion_and_exit_status_2(run, command):
+    """One line on standard error, nothing on standard output."""
+    done = run(command, "cache-statc-zero-shared")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "zoo-hooks: no patch is called 'cache-statc-zero-shared'; "
+        "did you mean cache-static-zero-shared or cache-dynamic-zero-shared?\n"
+    )
+
+
+def test_a_wrong_command_names_the_valid_ones(run):
+    """argparse's own message and exit status 2."""
+    done = run("stauts")
+    assert done.returncode == 2
+    for command in ("status", "verify", "list", "show", "check"):
+        assert command in done.stderr
+
+
+@pytest.mark.usefixtures("affected")
+def test_the_off_switch_is_told_of(run):
+    """With ZOO_HOOKS=0 in the shell, status says so."""
+    done = run("status", ZOO_HOOKS="0")
+    assert "ZOO_HOOKS switches everything off" in done.stderr
+    assert "SKIPPED" in done.stdout
+
+
+def test_the_version_is_the_packages(run):
+    """--version prints it."""
+    assert run("--version").stdout.strip() == zoo_hooks.__version__
+
+
+@pytest.mark.usefixtures("affected")
+def test_an_upstream_that_prints_does_not_disturb_the_json(run, zoo):
+    """Whatever a target says on standard output while it loads stays in its child."""
+    zoo.module("fake.core", "print('hello from upstream')\nvalue = 1\n")
+    assert json.loads(run("verify", "bug", "--json").stdout)["patches"][0]["result"] == "repaired"

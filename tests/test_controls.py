@@ -1,0 +1,181 @@
+"""activate, revert, disabled, report and fingerprint, as users call them."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def fake(zoo):
+    zoo.module("fake.core", "value = 1\n\ndef double(x):\n    return x\n")
+    zoo.patch("fake.core")
+
+
+def test_activate_repairs_what_was_imported_before(zoo):
+    """As in a notebook whose kernel ran before the installation; the report says that it came late."""
+    code = """
+        import zoo_hooks
+        sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "zoo_hooks"]
+        import fake.core
+        before = fake.core.value, zoo_hooks.report()["bug"].status.name
+        row = zoo_hooks.activate()["bug"]
+        print(*before, fake.core.value, row.status.name, row.late, zoo_hooks.installed())
+        print(zoo_hooks.activate()["bug"] == row)
+    """
+    assert zoo.run(code) == "1 PENDING 2 APPLIED True True\nTrue\n"
+
+
+def test_activate_obeys_the_off_switch(zoo):
+    """ZOO_HOOKS=0 wins over the call."""
+    code = "import fake.core; print(zoo_hooks.activate()['bug'].status.name, fake.core.value)"
+    assert zoo.run(code, ZOO_HOOKS="0") == "SKIPPED 1\n"
+
+
+def test_a_report_of_a_module_that_was_missed_says_what_to_do(zoo):
+    """The reason names activate()."""
+    code = """
+        sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "zoo_hooks"]
+        import fake.core
+        print(zoo_hooks.report()["bug"].reason)
+    """
+    said = "imported before zoo-hooks could see it; zoo_hooks.activate() repairs it\n"
+    assert zoo.run(code) == said
+
+
+def test_revert_undoes_and_activate_repairs_again(zoo):
+    """A reload in between stays as upstream has it."""
+    code = """
+        import importlib, fake.core
+        zoo_hooks.revert("bug")
+        print(fake.core.value, zoo_hooks.report()["bug"].status.name)
+        importlib.reload(fake.core)
+        print(fake.core.value)
+        print(zoo_hooks.activate()["bug"].status.name, fake.core.value)
+    """
+    assert zoo.run(code) == "1 SKIPPED\n1\nAPPLIED 2\n"
+
+
+def test_revert_before_the_import_keeps_the_patch_away(zoo):
+    """Nothing is applied to a module that comes later."""
+    assert zoo.run("zoo_hooks.revert('bug'); import fake.core; print(fake.core.value)") == "1\n"
+
+
+def test_revert_says_that_it_cannot_and_changes_nothing(zoo):
+    """Somebody else has changed the same attribute after us."""
+    code = """
+        import fake.core
+        fake.core.value = 3
+        try:
+            zoo_hooks.revert("bug")
+        except RuntimeError as error:
+            print(type(error).__name__, error)
+        print(fake.core.value, zoo_hooks.report()["bug"].status.name)
+    """
+    said = zoo.run(code).splitlines()
+    assert said[0].startswith("CannotRevert fake.core.value has since been changed by other code")
+    assert said[1] == "3 APPLIED"
+
+
+def test_disabled_is_an_ab_run(zoo):
+    """Inside the block as upstream has it, outside repaired; nested blocks are one."""
+    code = """
+        import fake.core
+        seen = [fake.core.value]
+        with zoo_hooks.disabled("bug"):
+            seen.append(fake.core.value)
+            with zoo_hooks.disabled("bug"):
+                seen.append(fake.core.value)
+            seen.append(fake.core.value)
+            status = zoo_hooks.report()["bug"].status.name
+        print(*seen, fake.core.value, status, zoo_hooks.report()["bug"].status.name)
+    """
+    assert zoo.run(code) == "2 1 1 1 2 SKIPPED APPLIED\n"
+
+
+def test_disabled_ends_when_the_block_raises(zoo):
+    """The error comes through, and the repair is back."""
+    code = """
+        import fake.core
+        try:
+            with zoo_hooks.disabled("bug"):
+                raise OSError("mine")
+        except OSError as error:
+            print(error, fake.core.value)
+    """
+    assert zoo.run(code) == "mine 2\n"
+
+
+def test_a_target_imported_in_a_disabled_block_is_repaired_at_its_end(zoo):
+    """The block sees upstream's own module, the rest of the process the repaired one."""
+    code = """
+        with zoo_hooks.disabled("bug"):
+            import fake.core
+            inside = fake.core.value
+        print(inside, fake.core.value, zoo_hooks.report()["bug"].status.name)
+    """
+    assert zoo.run(code) == "1 2 APPLIED\n"
+
+
+@pytest.mark.parametrize("call", ["revert('bgu')", "disabled('bgu').__enter__()", "report()['bgu']"])
+def test_a_wrong_id_names_the_near_ones(zoo, call):
+    """One clear error, and nothing is lost."""
+    code = f"""
+        import fake.core
+        try:
+            zoo_hooks.{call}
+        except LookupError as error:
+            print(error)
+        print(fake.core.value)
+    """
+    assert zoo.run(code) == "no patch is called 'bgu'; did you mean bug?\n2\n"
+
+
+def test_the_report_is_a_table_and_an_html_table(zoo):
+    """One row for each patch, plain without colour; HTML is escaped."""
+    code = """
+        import fake.core
+        report = zoo_hooks.report()
+        print(report)
+        print(report._repr_html_())
+    """
+    said = zoo.run(code)
+    assert "\x1b" not in said
+    line = next(line for line in said.splitlines() if line.startswith("bug"))
+    assert line.split()[:5] == ["bug", "fake", "(not", "installed)", "APPLIED"]
+    assert "<td>bug</td><td>fake (not installed)</td><td>APPLIED</td><td>value is 1</td>" in said
+
+
+def test_the_fingerprint_names_what_is_applied(zoo):
+    """It is the same in two processes with the same repairs, and another without them."""
+    code = "import fake.core; print(zoo_hooks.fingerprint())"
+    first, second = zoo.run(code), zoo.run(code)
+    assert first == second
+    assert len(first.strip()) == 16
+    assert zoo.run(code, ZOO_HOOKS="-bug") != first
+    assert zoo.run(code, ZOO_HOOKS="0") == zoo.run(code, ZOO_HOOKS="-bug")
+
+
+def test_the_fingerprint_follows_the_upstreams_version(zoo):
+    """A new release of the upstream is a new digest."""
+    prints = []
+    for version in ("1.0", "1.1"):
+        info = zoo.folder / "site" / "fake-1.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: fake\nVersion: {version}\n")
+        prints.append(zoo.run("import fake.core; print(zoo_hooks.fingerprint())"))
+    assert prints[0] != prints[1]
+
+
+def test_public_names_come_lazily(zoo):
+    """``import zoo_hooks`` loads nothing more; each public name is there when it is asked for."""
+    code = """
+        assert {name for name in sys.modules if "zoo_hooks." in name} == {"zoo_hooks.patches"}
+        assert {"report", "activate", "revert", "disabled", "fingerprint"} <= set(dir(zoo_hooks))
+        for name in zoo_hooks.__all__:
+            assert callable(getattr(zoo_hooks, name))
+        try:
+            zoo_hooks.nonsense
+        except AttributeError as error:
+            print(error)
+    """
+    assert zoo.run(code) == "module 'zoo_hooks' has no attribute 'nonsense'\n"

@@ -1,0 +1,178 @@
+"""DESIGN's rules over the whole registry: each holds for every patch, or is red."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HERE, VERDICTS
+from packaging.requirements import Requirement
+
+import zoo_hooks
+from zoo_hooks import catalogue
+
+PACKAGE = Path(zoo_hooks.__file__).parent
+PATCHES = catalogue.everything()
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+every_patch = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.id)
+every_source = pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PACKAGE)))
+
+
+def tree_of(patch):
+    return ast.parse(inspect.getsource(sys.modules[patch.module]))
+
+
+def imports(tree, *, top=False):
+    """Names of the modules that are imported; ``top`` for those outside functions only."""
+    nodes = tree.body if top else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_every_patch_on_disk_can_be_imported():
+    """The registry is what lies in zoo_hooks/patches."""
+    assert not catalogue.broken
+    assert [patch.id for patch in PATCHES]
+    assert {patch.id for patch in PATCHES} == set(catalogue.ids())
+
+
+def test_ids_are_unique_over_all_upstreams():
+    """A file name may not stand twice."""
+    names = [file.stem for file in (PACKAGE / "patches").glob("*/[!_]*.py")]
+    assert len(names) == len(set(names)) == len(PATCHES)
+
+
+def test_the_target_set_is_that_of_the_patches_on_disk():
+    """Adding a patch edits the set in the start-up module and nothing else."""
+    assert {target for patch in PATCHES for target in patch.targets} == zoo_hooks.TARGETS
+    early = {target for patch in PATCHES for target in patch.targets if patch.when == "before"}
+    assert early == zoo_hooks.BEFORE
+
+
+@every_patch
+def test_a_patch_stands_with_the_upstream_that_it_repairs(patch):
+    """At least one of its targets belongs to the package that its folder names."""
+    assert patch.upstream in {target.partition(".")[0] for target in patch.targets}
+    assert patch.id == patch.module.rpartition(".")[2].replace("_", "-")
+
+
+@every_patch
+def test_a_patch_has_a_test_file_and_a_changelog_entry(patch):
+    """One bug, one module, one test file, one entry."""
+    module = patch.module.rpartition(".")[2]
+    assert (HERE / "patches" / patch.upstream / f"test_{module}.py").is_file()
+    assert f"`{patch.id}`" in (HERE.parent / "CHANGELOG.md").read_text()
+
+
+@every_patch
+def test_the_docstring_is_a_case_report(patch):
+    """A summary line, then Symptom, Cause and Repair, none of them empty."""
+    report = catalogue.case_report(patch)
+    headings = re.findall(r"^(\w+)\n-+$", report, re.MULTILINE)
+    assert headings == ["Symptom", "Cause", "Repair"]
+    assert all(len(part.strip()) > 40 for part in re.split(r"^\w+\n-+$", report, flags=re.MULTILINE))
+
+
+@every_patch
+def test_the_record_is_complete(patch):
+    """Title, measure, links and a claim that packaging can read."""
+    assert patch.title
+    assert len(patch.title) <= 100
+    assert "right:" in patch.measures
+    assert patch.links
+    assert all(link.startswith("https://") for link in patch.links)
+    assert {Requirement(claim).name for claim in patch.affects} >= {patch.upstream.replace("_", "-")}
+
+
+@every_patch
+def test_a_patch_does_not_defend_itself(patch):
+    """No try, no logging, no environment variable, no version: the engine does that for all."""
+    tree = tree_of(patch)
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    assert not {"logging", "os", "warnings", "importlib.metadata", "importlib_metadata", "packaging"} & set(
+        imports(tree)
+    )
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "__version__"
+    ]
+
+
+@every_patch
+def test_a_patch_imports_upstreams_only_inside_functions(patch):
+    """At its top stand the standard library, model, changes and what it shares with its neighbours."""
+    own = {"zoo_hooks.model", "zoo_hooks.changes", patch.module.rpartition(".")[0]}
+    for name in imports(tree_of(patch), top=True):
+        assert name in own or name.partition(".")[0] in sys.stdlib_module_names, name
+
+
+@every_patch
+def test_upstreams_are_changed_only_through_changes(patch):
+    """A repair neither assigns to attributes of what it is handed nor calls setattr."""
+    for node in ast.walk(tree_of(patch)):
+        if isinstance(node, ast.FunctionDef) and node.name == "repair":
+            assert not [n for n in ast.walk(node) if isinstance(n, (ast.Assign, ast.AugAssign, ast.Delete))
+                        and any(isinstance(t, ast.Attribute) for t in getattr(n, "targets", [n]))]  # fmt: skip
+            called = {
+                n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+            }
+            assert not called & {"setattr", "delattr"}
+
+
+@every_patch
+def test_the_verdict_on_real_releases_is_recorded_on_both_sides(patch):
+    """At least one release with the bug; and one without it, unless it is open in the newest."""
+    seen = [verdicts[patch.id] for verdicts in VERDICTS[patch.upstream].values()]
+    assert set(seen) <= {"AFFECTED", "FIXED"}
+    assert "AFFECTED" in seen
+
+
+@every_patch
+def test_probing_and_repairing_use_no_random_numbers(patch):
+    """Seeded runs stay as they are: ``random`` is not named outside the canary."""
+    for node in ast.walk(tree_of(patch)):
+        if isinstance(node, ast.FunctionDef) and node.name in ("probe", "repair"):
+            names = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+            assert not names & {"rand", "randn", "randint", "manual_seed", "random"}
+
+
+@every_source
+def test_files_stay_small(file):
+    """None has more than 200 lines."""
+    assert len(file.read_text().splitlines()) <= 200
+
+
+@every_source
+def test_errors_are_caught_only_where_a_reason_stands_beside(file):
+    """A broad except is the engine's; the few others say why they are there."""
+    broad = re.findall(r"^ *except(?: \(?(?:Base)?Exception\b.*)?:.*$", file.read_text(), re.MULTILINE)
+    assert all("#" in line or "BaseException" in line for line in broad), broad
+    allowed = {"__init__.py", "engine.py", "catalogue.py", "survey.py"}
+    assert not broad or file.relative_to(PACKAGE).name in allowed
+
+
+def test_imports_go_one_way():
+    """Start-up, then engine, then catalogue and ledger, then patches, then model and changes."""
+    order = ["changes", "model", "patches", "catalogue", "settings", "ledger", "engine", "controls"]
+    for level, name in enumerate(order):
+        file = PACKAGE / name / "__init__.py" if name == "patches" else PACKAGE / f"{name}.py"
+        tree = ast.parse(file.read_text())
+        used = set()
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module == "zoo_hooks":
+                used |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zoo_hooks."):
+                used.add(node.module.split(".")[1])
+        assert not used & set(order[level:]), (name, used)
+
+
+def test_the_start_up_module_imports_what_is_there_already():
+    """sys, os and a built-in module; all else inside functions."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    assert set(imports(tree, top=True)) == {"os", "sys", "_thread"}
