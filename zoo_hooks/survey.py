@@ -72,7 +72,7 @@ def start_up_trouble() -> str | None:
     elif not files:
         why = (
             f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
-            "zip files and copied packages leave it out"
+            "zip files and copied packages have it where Python does not read it, or not at all"
         )
     elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
         why = f"{files[0]} is there, but Python did not run it"
