@@ -20,8 +20,8 @@ def run(zoo):
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1.5\n")
 
-    def command(*arguments, **variables):
-        (zoo.folder / "site" / "sitecustomize.py").write_text(zoo.preamble)
+    def command(*arguments, also="", **variables):
+        (zoo.folder / "site" / "sitecustomize.py").write_text(zoo.preamble + also)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_HOOKS")}
         return subprocess.run(
             [sys.executable, "-m", "zoo_hooks", *arguments],
@@ -171,6 +171,31 @@ def test_a_wrong_command_names_the_valid_ones(run):
     assert done.returncode == 2
     for command in ("status", "verify", "list", "show", "check"):
         assert command in done.stderr
+
+
+def test_a_canary_that_kills_its_child_loses_only_itself(run, zoo):
+    """The other canaries are measured in the next child; that one does not hold."""
+    zoo.module("fake.core")
+    zoo.patch("fake.core")
+    deadly = BODY.replace("value = importlib", "import os; os._exit(9); value = importlib")
+    zoo.patch("fake.core", "a_deadly_one", deadly.replace("fake.core", "fake.other"))
+    zoo.module("fake.other")
+    rows = {row["id"]: row for row in json.loads(run("verify", "--json").stdout)["patches"]}
+    assert rows["a-deadly-one"]["with"] == "the child died: exit status 9"
+    assert rows["a-deadly-one"]["result"] == "DOES NOT HOLD"
+    assert rows["bug"]["result"] == "repaired"
+
+
+def test_a_canary_that_hangs_is_ended(run, zoo):
+    """Patience is limited; the table still comes."""
+    zoo.module("fake.core")
+    zoo.patch(
+        "fake.core",
+        source=BODY.replace("value = importlib", "import time; time.sleep(600); value = importlib"),
+    )
+    impatient = "import zoo_hooks.survey\nzoo_hooks.survey.SECONDS = 2\n"
+    done = run("verify", "bug", "--json", also=impatient)
+    assert json.loads(done.stdout)["patches"][0]["result"] == "DOES NOT HOLD"
 
 
 @pytest.mark.usefixtures("affected")

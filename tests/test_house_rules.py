@@ -115,14 +115,11 @@ def test_a_patch_imports_upstreams_only_inside_functions(patch):
 @every_patch
 def test_upstreams_are_changed_only_through_changes(patch):
     """A repair neither assigns to attributes of what it is handed nor calls setattr."""
-    for node in ast.walk(tree_of(patch)):
-        if isinstance(node, ast.FunctionDef) and node.name == "repair":
-            assert not [n for n in ast.walk(node) if isinstance(n, (ast.Assign, ast.AugAssign, ast.Delete))
-                        and any(isinstance(t, ast.Attribute) for t in getattr(n, "targets", [n]))]  # fmt: skip
-            called = {
-                n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-            }
-            assert not called & {"setattr", "delattr"}
+    for function in ast.walk(tree_of(patch)):
+        if isinstance(function, ast.FunctionDef) and function.name == "repair":
+            for node in ast.walk(function):
+                assert not (isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load))
+                assert not (isinstance(node, ast.Name) and node.id in ("setattr", "delattr"))
 
 
 @every_patch
@@ -153,7 +150,7 @@ def test_errors_are_caught_only_where_a_reason_stands_beside(file):
     """A broad except is the engine's; the few others say why they are there."""
     broad = re.findall(r"^ *except(?: \(?(?:Base)?Exception\b.*)?:.*$", file.read_text(), re.MULTILINE)
     assert all("#" in line or "BaseException" in line for line in broad), broad
-    allowed = {"__init__.py", "engine.py", "catalogue.py", "survey.py"}
+    allowed = {"__init__.py", "engine.py", "catalogue.py", "child.py"}
     assert not broad or file.relative_to(PACKAGE).name in allowed
 
 

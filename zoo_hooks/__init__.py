@@ -98,6 +98,8 @@ class Finder:
 
 
 def _arm(loader: "Any", name: str) -> None:
+    while any(kind.__name__ == "LazyLoader" for kind in type(loader).__mro__):
+        loader = loader.loader  # it runs the body, and only at the first access
     attributes = loader.__dict__
     with _arming:
         shadow = attributes.get("exec_module")

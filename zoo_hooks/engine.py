@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import ModuleType
 
 from zoo_hooks import catalogue, ledger, settings
-from zoo_hooks.changes import CannotRevert, Changes
+from zoo_hooks.changes import Changes
 from zoo_hooks.model import Outcome, Patch, Status, Verdict
 
 _log = logging.getLogger("zoo_hooks")
@@ -169,7 +169,7 @@ def _insist(patch: Patch, module: ModuleType, changes: Changes) -> None:
 def _roll_back(changes: Changes) -> str:
     try:
         changes.undo()
-    except CannotRevert as error:
+    except Exception as error:  # noqa: BLE001 - CannotRevert, or what the owner of an attribute raises
         return f"; not rolled back: {error}"
     return ""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+from conftest import VERDICTS, recorded
 from packaging.requirements import Requirement
 
-from conftest import VERDICTS, recorded
 from zoo_hooks import catalogue, ledger, survey
 
 HERE = [patch for patch in catalogue.everything() if find_spec(patch.upstream)]

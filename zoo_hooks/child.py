@@ -1,0 +1,70 @@
+"""A child interpreter of the survey: ``python -m zoo_hooks.child TASK ARGUMENT ...``.
+
+For each argument it prints a line of JSON, ``[argument, answer]``; whatever else is printed in it
+goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import zoo_hooks
+from zoo_hooks import catalogue, ledger
+
+
+def main(task: str, *arguments: str) -> None:
+    """Answer for each argument in turn."""
+    tasks: dict[str, Callable[[str], Any]] = {
+        "statuses": _statuses,
+        "without": _canary,
+        "with": _canary,
+    }
+    zoo_hooks.init()  # for installations whose start-up file does not run
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for argument in arguments:
+            print(json.dumps([argument, tasks[task](argument)]), file=answers, flush=True)
+
+
+def _statuses(upstream: str) -> list[dict[str, Any]]:
+    trouble = {}
+    for patch in catalogue.everything():
+        for target in patch.targets:
+            if patch.upstream == upstream:
+                try:
+                    import_module(target)
+                except Exception as error:  # noqa: BLE001 - an upstream may fail in any way; it is shown
+                    trouble[patch.id] = f"importing {target} raises {type(error).__name__}: {error}"
+    rows = [row for row in ledger.report().as_dict() if row["upstream"] == upstream]
+    return [
+        row | {"reason": trouble[row["id"]]} if row["status"] == "PENDING" and row["id"] in trouble else row
+        for row in rows
+    ]
+
+
+def _canary(patch_id: str) -> dict[str, Any]:
+    patch = catalogue.get(patch_id)
+    missing = None
+    try:
+        figure = patch.canary()
+        value, healthy = figure.value, figure.healthy
+    except Exception as error:  # noqa: BLE001 - what the bug raises is the canary's figure
+        value, healthy = f"{type(error).__name__}: {error}", False
+        if isinstance(error, ModuleNotFoundError) and error.name and not _exists(error.name):
+            missing = error.name
+    status = ledger.report()[patch_id].status.name
+    return {"value": value, "healthy": healthy, "missing": missing, "status": status}
+
+
+def _exists(module: str) -> bool:
+    return find_spec(module.partition(".")[0]) is not None
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
