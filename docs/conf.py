@@ -1,0 +1,24 @@
+"""Sphinx's configuration. The catalogue is rendered from the patches before the pages are read."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import render_catalogue
+
+import zoo_hooks
+
+render_catalogue.write_page()
+
+project = "zoo-hooks"
+author = "the zoo-hooks contributors"
+release = version = zoo_hooks.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3  # so that pages can link to each other's sections
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+html_theme = "furo"
+html_title = f"zoo-hooks {release}"

@@ -1,0 +1,115 @@
+"""Renders the patches as Markdown: the README's table, and the catalogue page of these docs.
+
+``python docs/render_catalogue.py`` prints the table; with ``--write`` it renews the table in
+README.md and the file docs/catalogue.md. Building the docs renews the latter by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from packaging.version import Version
+
+from zoo_hooks import catalogue
+from zoo_hooks.model import Patch
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+VERDICTS = HERE.parent / "tests" / "verdicts.json"
+BEGIN, END = "<!-- patches -->\n", "<!-- /patches -->"
+
+Verdicts = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""Upstream, then release, then id of a patch, to the name of a verdict."""
+
+
+def table(patches: Iterable[Patch]) -> str:
+    """One row for each patch: what a user gains, and how it shows."""
+    rows = [
+        (f"`{patch.id}`", patch.title, " ".join(f"`{claim}`" for claim in patch.affects), patch.measures)
+        for patch in patches
+    ]
+    return _table(("Patch", "The bug that goes away", "Releases with it", "What is measured"), rows)
+
+
+def page(patches: Iterable[Patch], verdicts: Verdicts) -> str:
+    """The catalogue: the table, then each patch with its case report and verdicts."""
+    patches = list(patches)
+    parts = ["# Catalogue", "All patches of this release. This page is generated from them.", table(patches)]
+    upstream = ""
+    for patch in patches:
+        if patch.upstream != upstream:
+            upstream = patch.upstream
+            parts.append(f"## {upstream}")
+        parts.append(_entry(patch, verdicts.get(upstream, {})))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def recorded() -> Verdicts:
+    """The verdicts seen on real releases; none where the tests are not at hand."""
+    if not VERDICTS.exists():
+        return {}
+    found: Verdicts = json.loads(VERDICTS.read_text(encoding="utf-8"))
+    return found
+
+
+def with_table(readme: str, rendered: str) -> str:
+    """The README with this table between its two markers."""
+    head, _, rest = readme.partition(BEGIN)
+    _, marker, tail = rest.partition(END)
+    if not marker:
+        raise ValueError(f"no {BEGIN.strip()} … {END} in the README")
+    return f"{head}{BEGIN}\n{rendered}\n{END}{tail}"
+
+
+def write_page() -> None:
+    """Renew docs/catalogue.md; an unchanged file is not touched, so that Sphinx need not read it again."""
+    file = HERE / "catalogue.md"
+    text = page(catalogue.everything(), recorded())
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        file.write_text(text, encoding="utf-8")
+
+
+def _entry(patch: Patch, releases: Mapping[str, Mapping[str, str]]) -> str:
+    facts = [
+        f"- Releases with it: {' '.join(f'`{claim}`' for claim in patch.affects)}",
+        f"- Repaired when {' or '.join(f'`{target}`' for target in patch.targets)} is imported"
+        + (", before its body runs" if patch.when == "before" else ""),
+        f"- What is measured: {patch.measures}",
+        *(f"- Upstream: <{link}>" for link in patch.links),
+    ]
+    if patch.requires:
+        facts.insert(2, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
+    by_verdict: dict[str, list[str]] = {}
+    for release in sorted(releases, key=Version):
+        if patch.id in releases[release]:
+            by_verdict.setdefault(releases[release][patch.id], []).append(release)
+    rows = [(verdict, ", ".join(seen)) for verdict, seen in by_verdict.items()]
+    parts = [f"### {patch.id}", f"{patch.title}.", "\n".join(facts), _markdown(catalogue.case_report(patch))]
+    if rows:
+        parts += ["#### Verdicts", _table(("The probe says", f"on {patch.upstream}"), rows)]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _markdown(report: str) -> str:
+    """A case report, whose section titles are underlined and whose code blocks follow ``::``."""
+    titled = re.sub(r"^(\w[^\n]*)\n-{3,}$", r"#### \1\n", report, flags=re.MULTILINE)
+    return re.sub(r"::$", ":", titled, flags=re.MULTILINE)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    made = table(catalogue.everything())
+    if sys.argv[1:] == ["--write"]:
+        README.write_text(with_table(README.read_text(encoding="utf-8"), made), encoding="utf-8")
+        write_page()
+    else:
+        sys.stdout.write(made)

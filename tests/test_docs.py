@@ -1,0 +1,100 @@
+"""README and docs say what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo_hooks import OFF_WORDS, catalogue, cli, settings
+from zoo_hooks.model import Status
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    spec = importlib.util.spec_from_file_location("render_catalogue", ROOT / "docs" / "render_catalogue.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def page(name):
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def forms(text):
+    return re.findall(r"ZOO_HOOKS='?([^`'\s]+)", text)
+
+
+def test_the_table_in_the_readme_is_the_rendered_one(renderer):
+    """``python docs/render_catalogue.py --write`` renews it."""
+    assert renderer.with_table(README, renderer.table(catalogue.everything())) == README
+
+
+def test_the_readme_names_every_form_of_the_variable(monkeypatch, caplog):
+    """Each form there is valid, and there is one of each kind."""
+    seen = []
+    for form in forms(README):
+        monkeypatch.setenv("ZOO_HOOKS", form)
+        seen.append(settings.read())
+    assert not caplog.records
+    assert settings.Settings() in seen
+    for kind in ("off", "dry_run", "only", "without"):
+        assert any(getattr(one, kind) for one in seen), kind
+    assert "ZOO_HOOKS_STRICT=1" in README
+
+
+@pytest.mark.parametrize("where", ["README", "switching-off"])
+def test_every_word_that_switches_on_or_off_is_documented(where):
+    """The words are those of the code."""
+    text = README if where == "README" else page(where)
+    named = set(re.findall(r"`(?:ZOO_HOOKS=)?(\w+)`", text))
+    assert named >= OFF_WORDS | settings.ON_WORDS
+
+
+def test_a_wrong_form_in_the_readme_would_be_seen(monkeypatch, caplog):
+    """The check above rests on the warning for words that mean nothing."""
+    monkeypatch.setattr(settings, "_told", set())
+    monkeypatch.setenv("ZOO_HOOKS", forms("`ZOO_HOOKS='-no-such-*'`")[0])
+    with caplog.at_level(logging.WARNING, logger="zoo_hooks"):
+        settings.read()
+    assert "matches no patch" in caplog.text
+
+
+def test_the_catalogue_has_each_patch_with_its_report_and_verdicts(renderer):
+    """Rendered from the records, the docstrings and the recorded verdicts."""
+    verdicts = renderer.recorded()
+    made = renderer.page(catalogue.everything(), verdicts)
+    for patch in catalogue.everything():
+        _, _, entry = made.partition(f"\n### {patch.id}\n")
+        entry = entry.partition("\n### ")[0]
+        wanted = [patch.title, patch.measures, *patch.affects, *patch.links, *patch.targets]
+        wanted += [f"#### {section}" for section in ("Symptom", "Cause", "Repair", "Verdicts")]
+        wanted += [
+            release for release in verdicts[patch.upstream] if patch.id in verdicts[patch.upstream][release]
+        ]
+        assert [text for text in wanted if text not in entry] == []
+
+
+def test_every_command_has_a_section(capsys, monkeypatch):
+    """And its help names no other."""
+    monkeypatch.setattr(sys, "argv", ["zoo-hooks"])
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, flags=re.MULTILINE)
+    sections = re.findall(r"^## (\w+)$", page("command-line"), flags=re.MULTILINE)
+    assert sections == commands
+
+
+def test_every_status_is_explained():
+    """In the table of "How it works"."""
+    assert re.findall(r"^\| ([A-Z_]+) \|", page("how-it-works"), flags=re.MULTILINE) == list(
+        Status.__members__
+    )
