@@ -8,7 +8,7 @@ from zoo_hooks.patches.transformers import _tiny
 
 DENSE: dict[str, Any] = {}
 """As Gemma-4 31B."""
-A4B = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
+A4B = _tiny.EXPERTS
 """As Gemma-4 26B-A4B: a mixture of experts. Gemma-3, before 5.5.0, ignores it."""
 
 

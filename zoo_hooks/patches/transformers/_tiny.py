@@ -1,50 +1,139 @@
-"""Tiny random models for the canaries, in the shapes that matter; nothing is downloaded."""
+"""Tiny random models for the canaries, in the shapes that matter; nothing is downloaded.
+
+All are fp32 and in eval mode, with the same weights each time; the caller's random state is kept.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 64,
+TEXT: dict[str, Any] = {
+    "vocab_size": 80,
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
     "sliding_window": 8,
-    "layer_types": ["sliding_attention", "full_attention"] * 2,
-    "num_kv_shared_layers": 0,
     "eos_token_id": None,
 }
 GEMMA4: dict[str, Any] = {
     "global_head_dim": 8,
     "num_global_key_value_heads": 2,
     "hidden_size_per_layer_input": 0,
-    "vocab_size_per_layer_input": 64,
+    "vocab_size_per_layer_input": 80,
+}
+PER_LAYER_INPUTS = {"hidden_size_per_layer_input": 8}
+"""As E2B and E4B have them."""
+EXPERTS = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
+"""As 26B-A4B has them."""
+VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "patch_size": 4,
+    "position_embedding_size": 16,
+    "pooling_kernel_size": 2,
+}
+AUDIO: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "subsampling_conv_channels": (128, 4),
+    "output_proj_dims": 32,
+}
+TOKENS = {
+    "image_token_id": 70,
+    "video_token_id": 71,
+    "audio_token_id": 72,
+    "boi_token_id": 73,
+    "eoi_token_id": 74,
+    "boa_token_id": 75,
+    "eoa_token_index": 76,
 }
 
 
 def unshared_model(**config: Any) -> Any:
     """A causal language model in which no layer shares K/V, like Gemma-4 31B.
 
-    Before transformers 5.5.0, which has no Gemma-4, a Gemma-3 whose config carries the attribute.
-    Four layers, two of them with a sliding window of 8; fp32, in eval mode, the same weights
-    each time.
+    Four layers, two of them with a sliding window of 8. Before transformers 5.5.0, which has no
+    Gemma-4, a Gemma-3 whose config carries the attribute.
     """
-    import torch
     import transformers
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if hasattr(transformers, "Gemma4ForCausalLM"):
-            shape = transformers.Gemma4TextConfig(**{**SHAPE, **GEMMA4, **config})
-            return transformers.Gemma4ForCausalLM(shape).eval()
-        return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**{**SHAPE, **config})).eval()
+    shape = {**_layers(4, 0), **config}
+    if hasattr(transformers, "Gemma4ForCausalLM"):
+        return shared_model(**shape)
+    return _seeded(transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**TEXT, **shape))
+
+
+def shared_model(**config: Any) -> Any:
+    """A Gemma-4 causal language model of six layers, of which the last four share K/V, like E2B.
+
+    Without per-layer inputs unless PER_LAYER_INPUTS is passed.
+    """
+    import transformers
+
+    shape = {**TEXT, **GEMMA4, **_layers(6, 4), **config}
+    return _seeded(transformers.Gemma4ForCausalLM, transformers.Gemma4TextConfig(**shape))
+
+
+def multimodal_model(**text: Any) -> Any:
+    """A Gemma-4 model like E2B with a vision and an audio tower, two layers each."""
+    import transformers
+
+    config = transformers.Gemma4Config(
+        text_config={**TEXT, **GEMMA4, **PER_LAYER_INPUTS, **_layers(6, 4), **text},
+        vision_config=VISION,
+        audio_config=AUDIO,
+        **TOKENS,
+    )
+    return _seeded(transformers.Gemma4ForConditionalGeneration, config)
 
 
 def prompt(length: int = 12) -> Any:
     """Token ids of shape [1, length], int64."""
     import torch
 
-    return torch.arange(2, 2 + length)[None] % SHAPE["vocab_size"]
+    return torch.arange(2, 2 + length)[None] % 60
+
+
+def image_inputs() -> dict[str, Any]:
+    """Inputs of a multimodal model: 10 tokens, 4 of them one image of 16 patches of 4 × 4 pixels."""
+    import torch
+
+    grid = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy")
+    ids = torch.tensor([[2, 73, 70, 70, 70, 70, 74, 3, 4, 5]])
+    return {
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == TOKENS["image_token_id"]).long(),
+        "pixel_values": torch.linspace(0, 1, 16 * 48).reshape(1, 16, 48),
+        "image_position_ids": torch.stack(grid, -1).reshape(1, 16, 2),
+    }
+
+
+def audio_inputs() -> dict[str, Any]:
+    """Inputs of a multimodal model: 14 tokens, 8 of them 32 frames of 128 mel features."""
+    import torch
+
+    return {
+        "input_ids": torch.tensor([[2, 75, *[72] * 8, 76, 3, 4, 5]]),
+        "input_features": torch.linspace(0, 1, 32 * 128).reshape(1, 32, 128),
+        "input_features_mask": torch.ones(1, 32, dtype=torch.bool),
+    }
+
+
+def _layers(count: int, shared: int) -> dict[str, Any]:
+    kinds = ["sliding_attention", "full_attention"] * (count // 2)
+    return {"num_hidden_layers": count, "layer_types": kinds, "num_kv_shared_layers": shared}
+
+
+def _seeded(model: Any, config: Any) -> Any:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model(config).eval()
