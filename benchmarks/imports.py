@@ -1,0 +1,54 @@
+"""CPU time of a whole process that imports transformers, with and without the hooks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from paired import pair
+from table import Table
+
+GOAL = 1.01
+MODULES = ("transformers", "transformers.cache_utils", "transformers.models.gemma4.modeling_gemma4")
+INSTALLED = "import sys; sys.exit(all(type(f).__module__ != 'zoo_hooks' for f in sys.meta_path))"
+
+
+def cpu_seconds(code: str, **variables: str) -> float:
+    """User and system time of a child interpreter that runs this code."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZOO_HOOKS")}
+    child = os.posix_spawn(sys.executable, [sys.executable, "-c", code], environment | variables)
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"python -c {code!r} ended with status {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def table(rounds: int) -> Table:
+    """Compare the import of transformers, of its caches, and of its Gemma-4 code."""
+    title = "Importing transformers"
+    if find_spec("transformers") is None or find_spec("torch") is None:
+        return Table(title, "transformers or torch is not installed")
+    try:
+        cpu_seconds(INSTALLED)
+    except RuntimeError:
+        return Table(title, "the hooks do not start in this environment: zoo_hooks.pth is missing")
+    rows = []
+    for module in MODULES:
+        if find_spec(module) is None:
+            rows.append((f"{module}: not in this release", None, None, None, None))
+            continue
+        plain = partial(cpu_seconds, f"import {module}", ZOO_HOOKS="0")
+        ours = partial(cpu_seconds, f"import {module}")
+        plain()
+        ours()
+        result = pair(plain, ours, rounds)
+        rows.append((module, result.plain, result.ours, GOAL, result.ratio))
+    return Table(
+        title,
+        f"CPU seconds of a process; medians of {rounds} pairs, transformers {version('transformers')}.",
+        ("import", "ZOO_HOOKS=0", "hooks", "goal", "ratio"),
+        rows,
+    )
