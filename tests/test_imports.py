@@ -241,7 +241,7 @@ def package_with_a_thread(zoo: Zoo, last: str = "") -> None:
             importlib.import_module("up.core")
         thread = threading.Thread(target=load, daemon=True)
         thread.start()
-        time.sleep(0.3)
+        time.sleep(1)
         import colorsys
         {last}
         print("loaded", flush=True)

@@ -102,7 +102,7 @@ def prompt(length: int = 12) -> Any:
 
 
 def image_inputs() -> dict[str, Any]:
-    """Inputs of a multimodal model: 10 tokens, 4 of them one image of 16 patches of 4 × 4 pixels."""
+    """Inputs of a multimodal model: 10 tokens, 4 of them one image of 16 patches of 4 by 4 pixels."""
     import torch
 
     grid = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy")
