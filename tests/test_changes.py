@@ -80,10 +80,11 @@ def test_replace_and_undo_leave_the_very_same_raw_entry(name):
         ("static", lambda: Owner.static(3), 3),
         ("of_class", lambda: Owner.of_class(4), (Owner, 4)),
         ("inherited", lambda: Owner().inherited(), "inherited"),
+        ("prop", lambda: Owner().prop, "prop"),
     ],
 )
 def test_wrap_keeps_the_kind_of_method(name, call, result):
-    """Plain, static, class and inherited methods are called as before, through the wrapper."""
+    """Plain, static, class and inherited methods and properties work as before, through the wrapper."""
     changes = Changes()
     changes.wrap(Owner, name, loud)
     assert call() == ("loud", result)
@@ -142,6 +143,18 @@ def test_a_provided_module_can_be_imported_and_vanishes():
         assert not hasattr(parent, "child")
     finally:
         del sys.modules["provide_parent"]
+
+
+def test_what_is_not_there_cannot_be_wrapped_or_provided_under():
+    """A clear error, and nothing is changed."""
+    changes = Changes()
+    for owner in (Owner, sys.modules[__name__]):
+        with pytest.raises(AttributeError, match="absent"):
+            changes.wrap(owner, "absent", loud)
+    with pytest.raises(KeyError, match="no_such_parent"):
+        changes.provide("no_such_parent.child", types.ModuleType("child"))
+    assert "no_such_parent.child" not in sys.modules
+    assert not changes
 
 
 def test_undo_changes_nothing_if_somebody_wrapped_ours_afterwards():

@@ -138,6 +138,7 @@ def test_check_is_for_ci(run, zoo, source, status):
     done = run("check", "bug")
     assert done.returncode == status
     assert ("bug" in done.stdout) == bool(status)
+    assert done.stdout.endswith(f"1 patches, {status} FAILED or UNKNOWN\n")
     assert run("check", "bug", "--json").returncode == status
 
 

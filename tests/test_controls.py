@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import PATCH
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +28,44 @@ def test_activate_repairs_what_was_imported_before(zoo):
 
 def test_activate_obeys_the_off_switch(zoo):
     """ZOO_HOOKS=0 wins over the call."""
-    code = "import fake.core; print(zoo_hooks.activate()['bug'].status.name, fake.core.value)"
-    assert zoo.run(code, ZOO_HOOKS="0") == "SKIPPED 1\n"
+    code = """
+        import fake.core
+        row = zoo_hooks.activate()["bug"]
+        print(row.status.name, row.late, fake.core.value, zoo_hooks.installed())
+    """
+    assert zoo.run(code, ZOO_HOOKS="0") == "SKIPPED False 1 False\n"
+
+
+def test_a_late_activate_cannot_run_a_patch_that_acts_before_the_body(zoo):
+    """The report says so, instead of sending the user to activate()."""
+    zoo.module("fake.early")
+    zoo.patch("fake.early", "early", more='when="before",')
+    code = """
+        sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "zoo_hooks"]
+        import fake.early
+        row = zoo_hooks.activate()["early"]
+        print(row.status.name, row.reason)
+    """
+    assert zoo.run(code) == "PENDING imported before zoo-hooks could see it; too late for this patch\n"
+
+
+def test_reverting_a_patch_that_acts_before_the_body_shows_in_the_report(zoo):
+    """There is nothing to undo, but it is switched off for what comes, and disabled() ends."""
+    zoo.module("fake.early", "")
+    source = PATCH.format(target="fake.early", upstream="fake", more='when="before",')
+    source = source.replace("module.value == 1", "not hasattr(module, 'value')")
+    zoo.patch("fake.early", "early", source)
+    code = """
+        import importlib, fake.early
+        seen = [zoo_hooks.report()["early"].status.name]
+        with zoo_hooks.disabled("early"):
+            seen.append(zoo_hooks.report()["early"].status.name)
+        seen.append(zoo_hooks.report()["early"].status.name)
+        zoo_hooks.revert("early")
+        importlib.reload(fake.early)
+        print(*seen, zoo_hooks.report()["early"].status.name)
+    """
+    assert zoo.run(code) == "APPLIED SKIPPED APPLIED SKIPPED\n"
 
 
 def test_a_report_of_a_module_that_was_missed_says_what_to_do(zoo):

@@ -133,6 +133,10 @@ class _Shadow:
                     attributes["exec_module"] = self.own
         return armed
 
+    def __reduce__(self) -> "tuple[Any, ...]":
+        # A spec that was found but not loaded pickles and copies without us.
+        return getattr, (self.loader, "exec_module")
+
     def __call__(self, module: "ModuleType") -> None:
         name = module.__spec__.name if module.__spec__ else module.__name__
         armed = self.disarm(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,18 +43,19 @@ class Changes:
         self._make(_Change(owner, name, _read(owner, name), value))
 
     def wrap(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
-        """Replace a function, method, staticmethod or classmethod by ``make(function)``.
+        """Replace a function, or what a method of any kind calls, by ``make(function)``.
 
         The wrapper is a plain function that carries the name, docstring and signature of the
-        original.
+        original. Of a property its getter is wrapped. AttributeError if there is no such name.
         """
-        raw = _read(owner, name)
-        if raw is ABSENT:  # inherited
-            raw = next(vars(base)[name] for base in owner.__mro__ if name in vars(base))
+        raw = inspect.getattr_static(owner, name)  # not bound, and found also if inherited
+        if isinstance(raw, property) and raw.fget:
+            getter = functools.wraps(raw.fget)(make(raw.fget))
+            return self.replace(owner, name, property(getter, raw.fset, raw.fdel, raw.__doc__))
         kind = type(raw) if isinstance(raw, (staticmethod, classmethod)) else None
         function = raw.__func__ if kind else raw
         wrapper = functools.wraps(function)(make(function))
-        self.replace(owner, name, kind(wrapper) if kind else wrapper)
+        return self.replace(owner, name, kind(wrapper) if kind else wrapper)
 
     def rebind(self, old: object, new: object) -> None:
         """Replace ``old`` under every name of every module that has copied it."""
@@ -64,11 +66,11 @@ class Changes:
                         self.replace(module, name, new)
 
     def provide(self, name: str, module: ModuleType) -> None:
-        """Let a module be imported that does not exist."""
-        self._make(_Change(sys.modules, name, _read(sys.modules, name), module))
+        """Let a module be imported that does not exist. Its parent must have been imported."""
         parent, _, child = name.rpartition(".")
         if parent:
             self.replace(sys.modules[parent], child, module)
+        self._make(_Change(sys.modules, name, _read(sys.modules, name), module))
 
     @property
     def in_place(self) -> bool:

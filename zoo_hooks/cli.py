@@ -68,11 +68,10 @@ def _check(options: argparse.Namespace) -> int:
     bad = [row for row in rows if row["status"] in ("FAILED", "UNKNOWN")]
     if options.json:
         print(json.dumps({"start_up": trouble, "patches": bad}, indent=2))
-    elif bad:
-        _print(render.status_table(bad))
     else:
-        print(f"{len(rows)} patches, none FAILED or UNKNOWN")
-    if not options.json:
+        if bad:
+            _print(render.status_table(bad))
+        print(f"{len(rows)} patches, {len(bad)} FAILED or UNKNOWN")
         _warn(trouble)
     return 1 if bad or trouble else 0
 

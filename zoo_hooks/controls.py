@@ -6,11 +6,12 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from types import ModuleType
 
 import zoo_hooks
 from zoo_hooks import catalogue, engine, ledger
-from zoo_hooks.changes import CannotRevert, Changes
-from zoo_hooks.model import Outcome, Status
+from zoo_hooks.changes import CannotRevert
+from zoo_hooks.model import Outcome, Patch, Status
 
 
 def activate() -> ledger.Report:
@@ -20,20 +21,24 @@ def activate() -> ledger.Report:
     installations whose start-up file never runs (``pip install --target``). Patches that were
     reverted are applied again. ``ZOO_HOOKS=0`` is obeyed.
     """
+    if zoo_hooks.switched_off():
+        return ledger.report()
     zoo_hooks.init()
     engine.paused.clear()
     for target in sorted(zoo_hooks.TARGETS):
         module = sys.modules.get(target)
         if module is None or getattr(module.__spec__, "_initializing", False):
             continue
-        settled = (Status.APPLIED, Status.NOT_NEEDED)
-        todo = []
-        for patch in engine.patches_of(target, "after"):
-            seen = ledger.find(patch.id, target)
-            if seen is None or seen.module is not module or seen.status not in settled:
-                todo.append(patch)
-        engine.fire(todo, target, late=True)
+        patches = engine.patches_of(target, "after")
+        engine.fire([p for p in patches if not ledger.find(p.id, target)], target, late=True)
+        engine.fire([p for p in patches if not _settled(p, target, module)], target)
     return ledger.report()
+
+
+def _settled(patch: Patch, target: str, module: ModuleType) -> bool:
+    seen = ledger.find(patch.id, target)
+    done = (Status.APPLIED, Status.NOT_NEEDED)
+    return bool(seen and seen.module is module and seen.status in done)
 
 
 def revert(patch_id: str) -> None:
@@ -62,8 +67,7 @@ def disabled(patch_id: str) -> Iterator[None]:
         engine.paused.pop(patch_id, None)
         with contextlib.ExitStack() as stack:
             for outcome in undone:
-                stack.callback(ledger.record, outcome)
-                stack.callback(_changes(outcome).redo)
+                stack.callback(_restore, outcome)
             back = {outcome.target for outcome in undone}
             for outcome in ledger.of_patch(patch_id):
                 if outcome.status is Status.SKIPPED and outcome.target not in back:
@@ -75,19 +79,20 @@ def _pause(patch_id: str, reason: str) -> list[Outcome]:
     undone: list[Outcome] = []
     try:
         for outcome in ledger.of_patch(patch_id):
-            if outcome.status is Status.APPLIED and outcome.changes:
-                outcome.changes.undo()
+            if outcome.status is Status.APPLIED:
+                if outcome.changes:
+                    outcome.changes.undo()
                 undone.append(outcome)
+                ledger.record(replace(outcome, status=Status.SKIPPED, reason=reason, changes=None))
     except CannotRevert:
         for outcome in undone:
-            _changes(outcome).redo()
+            _restore(outcome)
         raise
     engine.paused[patch_id] = reason
-    for outcome in undone:
-        ledger.record(replace(outcome, status=Status.SKIPPED, reason=reason, changes=None))
     return undone
 
 
-def _changes(outcome: Outcome) -> Changes:
-    assert outcome.changes is not None
-    return outcome.changes
+def _restore(outcome: Outcome) -> None:
+    if outcome.changes:
+        outcome.changes.redo()
+    ledger.record(outcome)

@@ -140,7 +140,8 @@ def _row(patch: Patch, current: settings.Settings) -> Row:
         status, reason = Status.SKIPPED, refusal
     elif any(target in sys.modules for target in patch.targets):
         status = Status.PENDING
-        reason = "imported before zoo-hooks could see it; zoo_hooks.activate() repairs it"
+        remedy = "zoo_hooks.activate() repairs it" if patch.when == "after" else "too late for this patch"
+        reason = f"imported before zoo-hooks could see it; {remedy}"
     elif installed is None:
         status, reason = Status.PENDING, f"{patch.upstream} is not installed"
     else:

@@ -12,8 +12,8 @@ from zoo_hooks import OFF_WORDS, catalogue, switched_off
 
 ON_WORDS = frozenset({"1", "on", "true", "yes"})
 FORMS = (
-    "0 (off), 1 (on, the default), dry-run, patch ids with * as in gemma4-*,peft-* (only these), "
-    "or -vllm-* (all but these)"
+    "0 (off), 1 (on, the default), dry-run, patch ids with * allowed, as in cache-* (only these) "
+    "or -cache-* (all but these)"
 )
 
 _log = logging.getLogger("zoo_hooks")
@@ -57,8 +57,8 @@ def read() -> Settings:
             dry_run = True
         elif not any(fnmatchcase(patch_id, pattern) for patch_id in known):
             near = difflib.get_close_matches(pattern, ["dry-run", "off", *known], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            _tell(f"ZOO_HOOKS: {word!r} is no setting and matches no patch{hint} Valid forms: {FORMS}.")
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            _tell(f"ZOO_HOOKS: {word!r} is no setting and matches no patch.{hint} Valid forms: {FORMS}.")
         else:
             (without if word.startswith("-") else only).append(pattern)
     return Settings(dry_run=dry_run, only=tuple(only), without=tuple(without))

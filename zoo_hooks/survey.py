@@ -88,7 +88,9 @@ def _judge(without: dict[str, Any], with_hooks: dict[str, Any]) -> str:
 
 def _ask(task: str, arguments: list[str]) -> Iterator[tuple[str, Any, str]]:
     """Each argument with its answer or, where the child died of it, None and what it said last."""
-    environment = os.environ | ({"ZOO_HOOKS": "0"} if task == "without" else {})
+    environment = dict(os.environ)
+    if task != "statuses":
+        environment["ZOO_HOOKS"] = "0" if task == "without" else "1"
     waiting = list(arguments)
     while waiting:
         command = [sys.executable, "-m", "zoo_hooks.child", task, *waiting]
