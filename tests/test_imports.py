@@ -160,15 +160,16 @@ def test_target_that_replaces_itself(zoo: Zoo):
 
 
 def test_target_from_a_zip(zoo: Zoo):
-    """Targets in a zip are repaired, and their one loader is left as it was for the modules beside them."""
+    """Targets in a zip are repaired, two armed at once too; modules beside them see the loader as it was."""
     zoo.patch("up")
     zoo.patch("other")
     code = archive(zoo, up="value = 1", other="value = 1", plain="value = 1") + textwrap.dedent("""
         import importlib.util
-        importlib.util.find_spec("other")
+        spec = importlib.util.find_spec("other")
         import up, plain
         print(up.value, plain.value)
-        import other
+        other = sys.modules["other"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(other)
         print(other.value, other.__loader__ is up.__loader__, "exec_module" in vars(up.__loader__))
     """)
     assert zoo.run(code) == "2 1\n2 True False\n"
