@@ -113,6 +113,8 @@ def _write(owner: Any, name: str, value: Any) -> None:
             cast("dict[str, Any]", owner).pop(name, None)
         else:
             owner[name] = value
+    elif value is ABSENT and isinstance(owner, ModuleType):
+        del vars(owner)[name]  # delattr of a lazily loading module recurses for ever on Python 3.13
     elif value is ABSENT:
         delattr(owner, name)
     else:

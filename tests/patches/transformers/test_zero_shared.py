@@ -8,6 +8,7 @@ import inspect
 import pickle
 
 import pytest
+from conftest import python, recorded
 from transformers import DynamicCache, StaticCache
 from transformers.configuration_utils import PretrainedConfig
 from zero_shared import DENSE, config, generate, model
@@ -47,6 +48,32 @@ def watched(shared):
     return Watched(
         num_hidden_layers=4, num_kv_shared_layers=shared, sliding_window=8, layer_types=layer_types
     )
+
+
+USER_SCRIPT = """
+import transformers
+
+shape = dict(
+    vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, sliding_window=8, num_kv_shared_layers=0, eos_token_id=None,
+    layer_types=["sliding_attention", "full_attention"],
+)
+if hasattr(transformers, "Gemma4ForCausalLM"):
+    more = dict(global_head_dim=8, hidden_size_per_layer_input=0, vocab_size_per_layer_input=64)
+    model = transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**shape, **more))
+else:
+    model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**shape))
+inputs = transformers.BatchEncoding({"input_ids": [[2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]]}, tensor_type="pt")
+output = model.generate(**inputs, max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+print(*[layer.keys.shape[-2] for layer in output.past_key_values.layers])
+"""
+
+
+def test_a_users_script_shows_the_bug_only_with_the_hooks_off():
+    """It imports transformers and generates, and knows nothing of zoo-hooks."""
+    affected = recorded("cache-dynamic-zero-shared") == "AFFECTED"
+    assert python(USER_SCRIPT).splitlines()[-1] == "7 23"
+    assert python(USER_SCRIPT, ZOO_HOOKS="0").splitlines()[-1] == ("23 23" if affected else "7 23")
 
 
 @caches

@@ -43,11 +43,16 @@ def constructor(original: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
+def knows_sharing(module: ModuleType) -> bool:
+    """Tell whether caches read ``num_kv_shared_layers``, which came with this layer in 4.56.0."""
+    return hasattr(module, "DynamicSlidingWindowLayer")
+
+
 def verdict(module: ModuleType, cache: str, **arguments: Any) -> Verdict:
     """Build the cache for a config with four layers of which none is shared, and count them."""
+    if not knows_sharing(module):
+        return Verdict.FIXED
     cache_class = getattr(module, cache)
-    if "config" not in inspect.signature(cache_class).parameters:
-        return Verdict.FIXED  # before 4.56 the cache did not read the attribute
     config_class = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
     config = config_class(
         num_hidden_layers=4,
