@@ -63,7 +63,8 @@ if hasattr(transformers, "Gemma4ForCausalLM"):
     model = transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**shape, **more))
 else:
     model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**shape))
-inputs = transformers.BatchEncoding({"input_ids": [[2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]]}, tensor_type="pt")
+ids = {"input_ids": [list(range(2, 14))]}
+inputs = transformers.BatchEncoding(ids, tensor_type="pt")
 output = model.generate(**inputs, max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
 print(*[layer.keys.shape[-2] for layer in output.past_key_values.layers])
 """
