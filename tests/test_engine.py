@@ -246,6 +246,25 @@ def test_a_reload_is_repaired_again(zoo):
     assert zoo.run(code) == "2 2\n"
 
 
+def test_a_reload_never_wraps_twice_what_lies_outside_the_target(zoo):
+    """Also where the probe reads only source, and so says AFFECTED once more."""
+    zoo.module("fake", "import other\nvalue = 1\n")
+    zoo.module("other", "def answer():\n    return 1\n")
+    source = broken_patch(
+        probe="return Verdict.AFFECTED",
+        repair="changes.wrap(__import__('other'), 'answer', lambda f: lambda: f() + 1)",
+    )
+    zoo.patch("fake", source=source.replace("canary=canary,", "canary=canary, behavioural=False,"))
+    code = """
+        import importlib, fake, other
+        importlib.reload(fake)
+        once = other.answer()
+        zoo_hooks.revert("bug")
+        print(once, other.answer())
+    """
+    assert zoo.run(code) == "2 1\n"
+
+
 def test_a_module_executed_by_hand_outside_sys_modules_disturbs_nothing(zoo):
     """A private copy leaves the imported one and its outcome as they are."""
     zoo.module("fake")

@@ -134,13 +134,15 @@ def _attempt(patch: Patch, target: str, module: ModuleType) -> Outcome:
             return outcome(Status.PENDING, f"waits for {' and '.join(waits)}")
         stage = "probe"
         verdict = Verdict(patch.probe(module))
+        seen = ledger.find(patch.id, target)
+        ours = seen.changes if seen and seen.changes and seen.changes.in_place else None
         if verdict is not Verdict.AFFECTED:
-            seen = ledger.find(patch.id, target)
-            ours = verdict is Verdict.FIXED and seen and seen.changes and seen.changes.in_place
-            return seen if seen and ours else outcome(*_HANDS_OFF[verdict])
+            return seen if seen and ours and verdict is Verdict.FIXED else outcome(*_HANDS_OFF[verdict])
         if current.dry_run:
             return outcome(Status.DRY_RUN, "would be repaired")
         stage = "repair"
+        if ours:  # after a reload, what was changed outside the target must not be changed twice
+            ours.undo()
         patch.repair(module, changes)
         stage = "after the repair"
         _insist(patch, module, changes)
