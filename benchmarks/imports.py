@@ -13,7 +13,7 @@ from table import Table
 
 GOAL = 1.01
 MODULES = ("transformers", "transformers.cache_utils", "transformers.models.gemma4.modeling_gemma4")
-INSTALLED = "import sys; sys.exit(all(type(f).__module__ != 'zoo_hooks' for f in sys.meta_path))"
+INSTALLED = "import sys; sys.exit('zoo_hooks' not in sys.modules)"
 
 
 def cpu_seconds(code: str, **variables: str) -> float:

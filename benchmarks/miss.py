@@ -24,7 +24,7 @@ class EmptyFinder:
 def table(rounds: int) -> Table:
     """Time our finder beside one that does nothing."""
     zoo_hooks.init()
-    ours = [finder for finder in sys.meta_path if type(finder).__module__ == "zoo_hooks"]
+    ours = [finder for finder in sys.meta_path if finder.find_spec.__module__ == "zoo_hooks"]
     if not ours:
         return Table("Unwatched import", "ZOO_HOOKS switches the finder off")
     result = pair(

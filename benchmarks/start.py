@@ -78,11 +78,13 @@ class Site:
     def _count(self) -> Count:
         valgrind = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
         counted = self._start("-B", "-c", "pass", under=valgrind).stderr
-        modules = self._start("-B", "-c", "import sys; print(len(sys.modules))").stdout
+        plain = self._start("-B", "-c", "import sys; print(len(sys.modules))")
+        if plain.stderr:
+            raise RuntimeError(f"the start fails, so its count would say nothing:\n{plain.stderr}")
         found = re.search(r"Collected : (\d+)", counted)
         if found is None:
             raise RuntimeError(f"callgrind counted nothing:\n{counted}")
-        return Count(int(found[1]), int(modules))
+        return Count(int(found[1]), int(plain.stdout))
 
     def _start(self, *arguments: str, under: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
