@@ -26,6 +26,8 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 TARGETS = frozenset(
     {
         "transformers.cache_utils",
+        "transformers.modeling_utils",
+        "transformers.trainer",
     }
 )
 # Those among them that have a patch with when="before".
