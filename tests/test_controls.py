@@ -16,7 +16,7 @@ def test_activate_repairs_what_was_imported_before(zoo):
     """As in a notebook whose kernel ran before the installation; the report says that it came late."""
     code = """
         import zoo_hooks
-        sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "zoo_hooks"]
+        sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "zoo_hooks"]
         import fake.core
         before = fake.core.value, zoo_hooks.report()["bug"].status.name
         row = zoo_hooks.activate()["bug"]
@@ -41,7 +41,7 @@ def test_a_late_activate_cannot_run_a_patch_that_acts_before_the_body(zoo):
     zoo.module("fake.early")
     zoo.patch("fake.early", "early", more='when="before",')
     code = """
-        sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "zoo_hooks"]
+        sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "zoo_hooks"]
         import fake.early
         row = zoo_hooks.activate()["early"]
         print(row.status.name, row.reason)
@@ -71,7 +71,7 @@ def test_reverting_a_patch_that_acts_before_the_body_shows_in_the_report(zoo):
 def test_a_report_of_a_module_that_was_missed_says_what_to_do(zoo):
     """The reason names activate()."""
     code = """
-        sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "zoo_hooks"]
+        sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "zoo_hooks"]
         import fake.core
         print(zoo_hooks.report()["bug"].reason)
     """

@@ -420,7 +420,7 @@ class First:
     @pytest.hookimpl(tryfirst=True)
     def pytest_load_initial_conftests(self):
         if {in_front}:
-            sys.meta_path.sort(key=lambda finder: type(finder).__module__ != "zoo_hooks")
+            sys.meta_path.sort(key=lambda finder: getattr(finder, "__name__", "") != "zoo_hooks")
         pytest.register_assert_rewrite("up")
 
     def pytest_collection(self, session):
@@ -500,7 +500,7 @@ def test_hook_of_wrapt_on_the_same_target(zoo: Zoo, in_front):
         import wrapt
         wrapt.register_post_import_hook(lambda module: print("theirs", module.__name__), "up.core")
         if {in_front}:
-            sys.meta_path.sort(key=lambda finder: type(finder).__module__ != "zoo_hooks")
+            sys.meta_path.sort(key=lambda finder: getattr(finder, "__name__", "") != "zoo_hooks")
         import up.core
         print(up.core.value, sorted(vars(up.core.__loader__)))
     """

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from test_wheel import ROOT, VERSION, build, environment, unpack
 
 INSTALLERS = pytest.mark.parametrize("installer", ["pip", "uv"])
-FINDERS = "import sys; print([type(f).__module__ for f in sys.meta_path].count('zoo_hooks'))"
+FINDERS = "import sys; print([getattr(f, '__name__', '') for f in sys.meta_path].count('zoo_hooks'))"
 ACTIVATED = f"import zoo_hooks; zoo_hooks.activate(); {FINDERS}"
 
 

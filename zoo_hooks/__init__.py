@@ -5,9 +5,7 @@ is there already and does one thing: it puts a finder with a set of exact names 
 ``sys.meta_path``. All else is imported when a watched module has been loaded.
 """
 
-import os
 import sys
-from _thread import RLock
 
 TYPE_CHECKING = False  # typing itself is too costly to import here
 if TYPE_CHECKING:
@@ -43,125 +41,94 @@ _PUBLIC = {
     "revert": "zoo_hooks.controls",
 }
 
-_arming = RLock()  # held for a few dictionary operations, never over an import
+_armed: "dict[str, Any]" = {}  # loaders by the target that they are armed for
 _told_broken = False
 
 
-def _renew_lock() -> None:
-    # Another thread may have held the lock at the moment of the fork; it does not live in the child.
-    global _arming
-    _arming = RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
 def init() -> None:
-    """Put the finder on ``sys.meta_path``, unless it is there or ``ZOO_HOOKS`` switches it off."""
+    """Put the finder on ``sys.meta_path``, unless it is there or ``ZOO_HOOKS`` switches it off.
+
+    The finder is this module: a class would cost each start as much again as all the rest.
+    """
     if not switched_off() and not installed():
-        sys.meta_path.insert(0, Finder())
+        sys.meta_path.insert(0, sys.modules[__name__])
 
 
 def installed() -> bool:
     """Tell whether the finder is on ``sys.meta_path``."""
-    return any(type(finder).__module__ == __name__ for finder in sys.meta_path)
+    return sys.modules[__name__] in sys.meta_path
 
 
 def switched_off() -> bool:
     """Tell whether ``ZOO_HOOKS`` says that nothing is to be done, as it stands now."""
+    import os  # not above: this module outlives most others at exit, and would keep os alive
+
     return os.environ.get("ZOO_HOOKS", "").strip().lower() in OFF_WORDS
 
 
-class Finder:
-    """Lets the other finders find a target, and arms its loader to call the engine."""
-
-    def find_spec(
-        self,
-        name: str,
-        path: "Sequence[str] | None" = None,
-        target: "ModuleType | None" = None,
-    ) -> "ModuleSpec | None":
-        """Return the spec that the finders behind this one have for a target; None for the rest."""
-        if name not in TARGETS or switched_off():
-            return None
-        try:
-            behind = list(sys.meta_path)
-            while behind and behind.pop(0) is not self:
-                pass
-            for finder in behind:
-                spec = finder.find_spec(name, path, target)
-                if spec is not None:
-                    _arm(spec.loader, name)
-                    return spec
-        except Exception:  # noqa: BLE001, S110 - the import system now asks them itself, and its error shows no frame of ours
-            pass
+def find_spec(
+    name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+) -> "ModuleSpec | None":
+    """Return the spec that the finders behind this one have for a target; None for the rest."""
+    if name not in TARGETS or switched_off():
         return None
+    try:
+        behind = list(sys.meta_path)
+        while behind and behind.pop(0) is not sys.modules[__name__]:
+            pass
+        for finder in behind:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                _arm(spec.loader, name)
+                return spec
+    except Exception:  # noqa: BLE001, S110 - the import system now asks them itself, and its error shows no frame of ours
+        pass
+    return None
 
 
 def _arm(loader: "Any", name: str) -> None:
-    while any(kind.__name__ == "LazyLoader" for kind in type(loader).__mro__):
+    while type(loader).__name__ == "LazyLoader":
         loader = loader.loader  # it runs the body, and only at the first access
     attributes = loader.__dict__
-    with _arming:
-        shadow = attributes.get("exec_module")
-        if type(shadow) is not _Shadow:
-            shadow = attributes["exec_module"] = _Shadow(loader)
-        shadow.names.add(name)
+    shadow = attributes.get("exec_module", exec_module)
+    if getattr(shadow, "__func__", shadow) is exec_module and hasattr(type(loader), "exec_module"):
+        # A module's body that warns with a stacklevel, and the traceback of one that fails, look past
+        # the import system's frames, which Python knows by this file name. Ours is one of them.
+        exec_module.__code__ = exec_module.__code__.replace(co_filename="<frozen importlib._bootstrap>")
+        _armed[name] = loader
+        attributes.setdefault("exec_module", exec_module.__get__(loader))
 
 
-class _Shadow:
-    """Stands before one loader's ``exec_module`` until the targets it is armed for have run.
-
-    A loader may serve many modules and threads at once (zipimport, pytest's rewriter): for all
-    but the armed names a call passes straight through.
-    """
-
-    def __init__(self, loader: "Any") -> None:
-        self.loader = loader
-        self.names: set[str] = set()
-        self.own = loader.__dict__.get("exec_module")
-        self.exec_module = loader.exec_module
-
-    def disarm(self, name: str) -> bool:
-        with _arming:
-            armed = name in self.names
-            self.names.discard(name)
-            attributes = self.loader.__dict__
-            if not self.names and attributes.get("exec_module") is self:
-                if self.own is None:
-                    del attributes["exec_module"]
-                else:
-                    attributes["exec_module"] = self.own
-        return armed
-
-    def __reduce__(self) -> "tuple[Any, ...]":
-        # A spec that was found but not loaded pickles and copies without us.
-        return getattr, (self.loader, "exec_module")
-
-    def __call__(self, module: "ModuleType") -> None:
-        name = module.__spec__.name if module.__spec__ else module.__name__
-        armed = self.disarm(name)
-        finish = None
-        if armed and name in BEFORE and (engine := _engine()):
-            finish = engine.before(module)
-        try:
-            self.exec_module(module)
-        except BaseException as error:
-            # Python 3.11 and later re-raise with the traceback as it stands now, without this frame.
-            if error.__traceback__ is not None:
-                error.__traceback__ = error.__traceback__.tb_next
-            raise
-        finally:
-            if finish is not None:
-                finish()
-        if armed and (engine := _engine()):
-            engine.after(module)
+def _disarm(loader: "Any", name: str) -> None:
+    # A loader may serve many modules and threads at once (zipimport, pytest's rewriter). No lock is
+    # needed: who arms one writes _armed first, and here it is read again after the removal.
+    _armed.pop(name, None)
+    if id(loader) not in map(id, list(_armed.values())):
+        shadow = loader.__dict__.pop("exec_module", None)
+        if shadow and id(loader) in map(id, list(_armed.values())):
+            loader.__dict__["exec_module"] = shadow
 
 
-# A module's body that warns with a stacklevel, and the traceback of one that fails, look past the
-# import system's frames, which Python knows by this file name. Ours is one of them.
-_Shadow.__call__.__code__ = _Shadow.__call__.__code__.replace(co_filename="<frozen importlib._bootstrap>")
+def exec_module(loader: "Any", module: "ModuleType") -> None:
+    """Stand before one loader's own ``exec_module`` until the targets it is armed for have run."""
+    name = module.__spec__.name if module.__spec__ else module.__name__
+    finish = None
+    if name in TARGETS:
+        _disarm(loader, name)
+    if name in BEFORE and (engine := _engine()):
+        finish = engine.before(module)
+    try:
+        type(loader).exec_module(loader, module)
+    except BaseException as error:
+        # Python 3.11 and later re-raise with the traceback as it stands now, without this frame.
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
+        raise
+    finally:
+        if finish is not None:
+            finish()
+    if name in TARGETS and (engine := _engine()):
+        engine.after(module)
 
 
 def _engine() -> "ModuleType | None":
