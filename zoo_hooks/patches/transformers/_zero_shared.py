@@ -19,8 +19,9 @@ class _WithoutZero:
     def __init__(self, config: Any) -> None:
         self._config = config
 
-    def get_text_config(self, *args: Any, **kwargs: Any) -> _WithoutZero:
-        return _WithoutZero(self._config.get_text_config(*args, **kwargs))
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
+        text = self._config.get_text_config(*args, **kwargs)
+        return text if getattr(text, "num_kv_shared_layers", True) else _WithoutZero(text)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._config, name)
