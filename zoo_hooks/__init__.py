@@ -26,6 +26,8 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 TARGETS = frozenset(
     {
         "transformers.cache_utils",
+        "transformers.models.gemma4.modeling_gemma4",
+        "transformers.models.gemma4_unified.modeling_gemma4_unified",
     }
 )
 # Those among them that have a patch with when="before".
