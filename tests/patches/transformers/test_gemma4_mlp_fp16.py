@@ -209,7 +209,9 @@ def test_low_rank_adapters_and_4_bit_weights():
     peft = pytest.importorskip("peft")
     made = torch.nn.Module()
     made.mlp = mlp(1000)
-    config = peft.LoraConfig(r=4, target_modules=["gate_proj", "up_proj", "down_proj"], init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=4, target_modules=["gate_proj", "up_proj", "down_proj"], init_lora_weights=False
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         adapted = peft.get_peft_model(made, config).base_model.model.mlp
@@ -295,7 +297,7 @@ def test_the_class_looks_as_it_did(target):
 def test_float32_pays_a_dtype_test_and_no_more():
     """The forward costs less than a microsecond more than upstream's, parts being stand-ins."""
     one = torch.ones(1)
-    parts = {name: lambda x: one for name in ("gate_proj", "act_fn", "up_proj", "down_proj")}
+    parts = {name: lambda _: one for name in ("gate_proj", "act_fn", "up_proj", "down_proj")}
     stand_in = types.SimpleNamespace(**parts)
     repaired = gemma4.Gemma4TextMLP.forward
     plain = repaired.__wrapped__

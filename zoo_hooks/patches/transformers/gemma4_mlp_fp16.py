@@ -28,6 +28,7 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _half_mlp, _tiny
 
+HEALTHY = 0.002
 MLPS = ("Gemma4TextMLP", "Gemma4UnifiedTextMLP")
 
 
@@ -40,7 +41,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
     half, limited, down = torch.float16, _half_mlp.limited, _half_mlp.down
 
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+    def make(_: Callable[..., Any]) -> Callable[..., Any]:
         # Takes its place: the product stands in the middle of its one line, which the probe has seen.
         def forward(self: Any, x: Any) -> Any:
             gate = self.gate_proj(x)
@@ -67,7 +68,7 @@ def canary() -> Figure:
     with torch.no_grad():
         expected = mlp(states)
         error = (mlp.half()(states.half()).float() - expected).norm() / expected.norm()
-    return Figure(round(float(error), 5), healthy=bool(error < 0.002))
+    return Figure(round(float(error), 5), healthy=bool(error < HEALTHY))
 
 
 PATCH = Patch(

@@ -53,7 +53,7 @@ class _Seen:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    half, single = module.torch.float16, module.torch.float32
+    half = module.torch.float16
 
     def pooler(original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,18 +76,20 @@ def repair(module: ModuleType, changes: Changes) -> None:
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             seen = _Seen()  # the vision model hands its keywords on to the encoder
             output = original(self, *args, zoo_hooks_seen=seen, **kwargs)
-            wide = output[0]
-            if seen.dtype is not half or wide.dtype is not single:
-                return output
-            if self.config.standardize and self.std_bias.dtype is not half:
-                return output  # such buffers give float32 in any case
-            return _exchange(output, wide, wide.clamp(-LARGEST, LARGEST).to(half))
+            return _narrowed(self, output, half) if seen.dtype is half else output
 
         return forward
 
     changes.wrap(module.Gemma4VisionPooler, "forward", pooler)
     changes.wrap(module.Gemma4VisionEncoder, "forward", encoder)
     changes.wrap(module.Gemma4VisionModel, "forward", model)
+
+
+def _narrowed(model: Any, output: Any, half: Any) -> Any:
+    wide = output[0]
+    if model.config.standardize and model.std_bias.dtype is not half:
+        return output  # such buffers give float32 in any case
+    return _exchange(output, wide, wide.clamp(-LARGEST, LARGEST).to(half))
 
 
 def _exchange(output: Any, old: Any, new: Any) -> Any:
