@@ -1,4 +1,4 @@
-"""Gemma-4's text MLP overflows float16.
+"""Gemma-4's text MLP overflows float16 between its projections.
 
 Symptom
 -------

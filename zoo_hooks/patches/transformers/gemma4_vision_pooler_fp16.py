@@ -51,6 +51,9 @@ class _Seen:
 
     dtype: Any = None
 
+    def note(self, states: Any) -> None:
+        self.dtype = states.dtype
+
 
 def repair(module: ModuleType, changes: Changes) -> None:
     half = module.torch.float16
@@ -67,7 +70,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
         def forward(self: Any, *args: Any, zoo_hooks_seen: Any = None, **kwargs: Any) -> Any:
             output = original(self, *args, **kwargs)
             if zoo_hooks_seen is not None:
-                zoo_hooks_seen.dtype = output[0].dtype
+                zoo_hooks_seen.note(output[0])
             return output
 
         return forward
