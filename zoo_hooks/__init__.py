@@ -25,6 +25,8 @@ TARGETS = frozenset(
     {
         "transformers.cache_utils",
         "transformers.modeling_utils",
+        "transformers.models.gemma4.modeling_gemma4",
+        "transformers.models.gemma4_unified.modeling_gemma4_unified",
         "transformers.trainer",
     }
 )

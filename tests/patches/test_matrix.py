@@ -11,7 +11,9 @@ from packaging.requirements import Requirement
 from zoo_hooks import catalogue, ledger, survey
 
 HERE = [patch for patch in catalogue.everything() if find_spec(patch.upstream)]
-STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED"}
+STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
+"""ABSENT: the release has none of the patch's targets."""
+PRESENT = [patch for patch in HERE if recorded(patch.id) != "ABSENT"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def test_a_child_interpreter_gives_the_recorded_status(patch, statuses):
     assert statuses[patch.id]["status"] == STATUS[recorded(patch.id)], statuses[patch.id]["reason"]
 
 
-@pytest.mark.parametrize("patch", HERE, ids=lambda patch: patch.id)
+@pytest.mark.parametrize("patch", PRESENT, ids=lambda patch: patch.id)
 def test_the_canary_is_wrong_without_and_right_with_the_repair_or_right_in_both(patch, measured):
     """On an affected release the figure is mended by the hooks; on the others it needs none."""
     row = measured(patch.id)

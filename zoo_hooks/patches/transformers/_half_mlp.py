@@ -1,0 +1,72 @@
+"""Shared by the patches of gated MLPs: ``down_proj(act(gate) * up)`` that holds in float16.
+
+``down_proj`` may be anything that is linear and has no bias: quantised, or with adapters. Its
+weight is not looked at.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.model import Verdict
+
+LARGEST = 65504.0
+GATE_PART, UP_PART = 2.0**-9, 2.0**-8
+"""Factors under which no product overflows, and none near the border becomes subnormal."""
+OVERFLOW = 2.0 ** (16 - 17)
+"""What a product is with both factors when without them it is infinite, or more."""
+HEADROOM = 2.0 ** (14 - 17)
+"""The largest scaled product lies in [2**14, 2**15): a factor of two or more below the border. The
+least scale that does, for gradients are multiplied by its inverse on their way to down_proj."""
+EXPONENT = 0x7C00
+
+
+def limited(values: Any) -> Any:
+    """Infinity becomes the largest number of float16; NaN stays."""
+    return values.clamp(-LARGEST, LARGEST)
+
+
+def down(mlp: Any, gate: Any, up: Any) -> Any:
+    """``mlp.down_proj(gate * up)`` of float16 tensors.
+
+    Tokens whose products fit are computed as upstream does it, bit for bit. The products of the
+    others are scaled by a power of two, a token at a time, and what comes out of ``down_proj`` is
+    scaled back in float32. No value decides which code runs: it compiles to one graph, and the
+    device is not waited for.
+    """
+    import torch
+
+    up = limited(up)
+    if up.shape[-1] != mlp.intermediate_size:
+        # Tensor parallel: outputs are summed over the ranks, so none may scale by what it alone sees.
+        return limited(mlp.down_proj(limited(gate * up)))
+    reach = ((gate.detach() * GATE_PART) * (up.detach() * UP_PART)).abs().amax(-1, keepdim=True)
+    power = (reach.view(torch.int16) & EXPONENT).view(torch.float16)  # without the mantissa
+    scale = (HEADROOM / power).masked_fill(reach < OVERFLOW, 1.0)
+    result = mlp.down_proj((gate * scale) * up)
+    return limited(result.float() / scale.float()).to(result.dtype)
+
+
+def verdict(module: ModuleType, mlp: str) -> Verdict:
+    """Run the MLP's forward on stand-ins for its parts, with a product of 2**18 and an output of 2**15."""
+    import torch
+
+    half = {"dtype": torch.float16, "device": "cpu"}
+    calls: list[tuple[str, Any]] = []
+
+    def part(name: str, value: float | None) -> Any:
+        def call(given: Any) -> Any:
+            calls.append((name, given))
+            return given * 0.125 if value is None else torch.full((1, 1), value, **half)
+
+        return call
+
+    parts = {"gate_proj": 512.0, "act_fn": 512.0, "up_proj": 512.0, "down_proj": None}
+    stand_in = SimpleNamespace(intermediate_size=1, **{name: part(name, parts[name]) for name in parts})
+    given = torch.full((1, 1), 3.0, **half)
+    result = getattr(module, mlp).forward(stand_in, given).item()
+    if sorted(name for name, _ in calls) != sorted(parts):
+        return Verdict.UNKNOWN
+    right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
+    return right.get(result, Verdict.UNKNOWN)

@@ -1,0 +1,121 @@
+"""Gemma-4's audio attention fails under float16 autocast.
+
+Symptom
+-------
+A forward with audio under ``torch.autocast(dtype=torch.float16)``, as ``Trainer(fp16=True)`` runs it,
+raises ``RuntimeError: value cannot be converted to type at::Half without overflow``.
+
+Cause
+-----
+``Gemma4AudioAttention.forward`` computes its logits in float32, but autocast runs their matrix
+products in float16, and the masked ones are then filled with
+``config.attention_invalid_logits_value``, -1e9, which float16 does not have. On CPUs the layers fail
+before that: they clamp float16 states to a ``gradient_clipping`` of 1e10, as their weights are float32.
+
+Repair
+------
+``_rel_shift``, which gives one of the two terms of the logits, returns float32 where it would return
+float16, so that their sum is float32 as it is without autocast. ``gradient_clipping`` of the layers
+reads as at most 65504 while float16 autocast is on, as upstream has it for float16 weights. The config
+is not touched. Without autocast, and in bfloat16, nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _tiny
+
+DEVICES = ("cuda", "cpu", "mps", "xpu")
+LARGEST = 65504.0
+MASKED, ROUNDED = 9.003, 9.0  # float16 has no more exact one
+NEAR = 1e-4
+HEALTHY = 0.02
+
+
+def probe(module: ModuleType) -> Verdict:
+    torch = module.torch
+    attention = module.Gemma4AudioAttention
+    helpers = ("_convert_to_block", "_extract_block_context", "_rel_shift")
+    if not all(hasattr(attention, name) for name in helpers):
+        return Verdict.UNKNOWN
+
+    def project(states: Any) -> Any:
+        return states
+
+    project.linear = SimpleNamespace(weight=torch.ones(1, device="cpu"))  # type: ignore[attr-defined]
+    stand_in = SimpleNamespace(
+        config=SimpleNamespace(attention_invalid_logits_value=MASKED),
+        num_heads=1, head_dim=1, chunk_size=2, context_size=2, max_past_horizon=0, max_future_horizon=0,
+        q_scale=1.0, k_scale=1.0, per_dim_scale=torch.ones(1, device="cpu"),
+        softcap=torch.tensor(50.0, device="cpu"), q_proj=project, k_proj=project, v_proj=project,
+        relative_k_proj=project, post=project,
+    )  # fmt: skip
+    for name in helpers:
+        setattr(stand_in, name, getattr(attention, name).__get__(stand_in))
+    # Of two equal logits one is masked: the ratio of their weights tells what it was filled with.
+    mask = torch.tensor([True, False], device="cpu").expand(1, 1, 1, 2, 2)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
+        zeros = torch.zeros(1, 2, 1, device="cpu")
+        _, weights = attention.forward(stand_in, zeros, torch.zeros(1, 1, device="cpu"), mask)
+    masked = abs(weights[0, 0, 0, 0].double().log().diff().item())
+    if abs(masked - MASKED) < NEAR:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if abs(masked - ROUNDED) < NEAR else Verdict.UNKNOWN
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    torch = module.torch
+    half, enabled, dtype = torch.float16, torch.is_autocast_enabled, torch.get_autocast_dtype
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def rel_shift(self: Any, x: Any) -> Any:
+            return original(self, x.float() if x.dtype is half else x)
+
+        return rel_shift
+
+    def limit(self: Any) -> Any:
+        value = self.__dict__["gradient_clipping"]
+        for device in DEVICES:
+            if enabled(device) and dtype(device) is half:
+                return min(value, LARGEST)
+        return value
+
+    def keep(self: Any, value: Any) -> None:
+        self.__dict__["gradient_clipping"] = value
+
+    changes.wrap(module.Gemma4AudioAttention, "_rel_shift", make)
+    for part in (module.Gemma4AudioFeedForward, module.Gemma4AudioLightConv1d, module.Gemma4AudioLayer):
+        changes.replace(part, "gradient_clipping", property(limit, keep))
+
+
+def canary() -> Figure:
+    import torch
+
+    tower = _tiny.multimodal_model().model.audio_tower
+    given = _tiny.audio_inputs()
+    features = given["input_features"], given["input_features_mask"]
+    with torch.no_grad():
+        expected = tower(*features).last_hidden_state
+        with torch.autocast("cpu", dtype=torch.float16):
+            error = (tower(*features).last_hidden_state - expected).norm() / expected.norm()
+    return Figure(round(float(error), 4), healthy=bool(error < HEALTHY))
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4's audio attention fails under float16 autocast",
+    targets=("transformers.models.gemma4.modeling_gemma4",),
+    affects=("transformers>=5.5.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.5.0/src/transformers/models/gemma4/modeling_gemma4.py#L303-L306",
+    ),
+    measures="relative error of the audio tower under float16 autocast against float32 (right: < 0.02)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

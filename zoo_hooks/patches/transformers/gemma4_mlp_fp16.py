@@ -1,0 +1,90 @@
+"""Gemma-4's text MLP overflows float16 between its projections.
+
+Symptom
+-------
+Gemma-4 in float16, also under float16 autocast, generates noise or stops with a CUDA assertion, and
+in training loss or gradients become NaN within a few steps. bfloat16 is right.
+
+Cause
+-----
+``Gemma4TextMLP.forward`` computes ``down_proj(act_fn(gate) * up)`` in the dtype of its input. Two
+factors of 300 give 90000, which does not fit float16, although the output often would.
+
+Repair
+------
+In float16 the products of a token of which one does not fit are scaled by a power of two before
+``down_proj``, and its output is scaled back in float32. Output, and projections before it, that do
+not fit even so saturate at 65504. Other tokens and other dtypes are computed as before. With tensor
+parallelism, where no rank sees a whole token, products saturate instead of being scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _half_mlp, _tiny
+
+HEALTHY = 0.002
+MLPS = ("Gemma4TextMLP", "Gemma4UnifiedTextMLP")
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _half_mlp.verdict(module, _name(module))
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    import torch
+
+    half, limited, down = torch.float16, _half_mlp.limited, _half_mlp.down
+
+    def make(_: Callable[..., Any]) -> Callable[..., Any]:
+        # Takes its place: the product stands in the middle of its one line, which the probe has seen.
+        def forward(self: Any, x: Any) -> Any:
+            gate = self.gate_proj(x)
+            if gate.dtype is half:
+                return down(self, self.act_fn(limited(gate)), self.up_proj(x))
+            return self.down_proj(self.act_fn(gate) * self.up_proj(x))
+
+        return forward
+
+    changes.wrap(getattr(module, _name(module)), "forward", make)
+
+
+def _name(module: ModuleType) -> str:
+    return next(name for name in MLPS if hasattr(module, name))
+
+
+def canary() -> Figure:
+    import torch
+
+    mlp = _tiny.shared_model().model.layers[0].mlp
+    mlp.gate_proj.weight.data *= 1000
+    mlp.up_proj.weight.data *= 1000
+    states = torch.linspace(-3, 3, 8 * 32).reshape(8, 32)
+    with torch.no_grad():
+        expected = mlp(states)
+        error = (mlp.half()(states.half()).float() - expected).norm() / expected.norm()
+    return Figure(round(float(error), 5), healthy=bool(error < HEALTHY))
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4's text MLP overflows float16",
+    targets=(
+        "transformers.models.gemma4.modeling_gemma4",
+        "transformers.models.gemma4_unified.modeling_gemma4_unified",
+    ),
+    affects=("transformers>=5.5.0",),
+    links=(
+        "https://github.com/unslothai/unsloth-zoo/pull/600",
+        "https://github.com/huggingface/transformers/issues/36822",
+    ),
+    measures="relative error of the MLP in float16 against float32, products of 10**5 (right: < 0.002)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
