@@ -26,6 +26,7 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 TARGETS = frozenset(
     {
         "transformers.cache_utils",
+        "transformers.integrations.bitsandbytes",
     }
 )
 # Those among them that have a patch with when="before".
