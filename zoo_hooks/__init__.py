@@ -25,8 +25,11 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
+        "peft.tuners.lora.model",
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",
+        "transformers.models.gemma4.modeling_gemma4",
+        "transformers.quantizers.quantizer_bnb_4bit",
     }
 )
 # Those among them that have a patch with when="before".

@@ -11,12 +11,11 @@ from packaging.requirements import Requirement
 from zoo_hooks import catalogue, ledger, survey
 
 
-def needed(patch):
-    """The packages without which a patch has nothing to do."""
-    return {name.partition(".")[0] for name in (*patch.targets, *patch.requires)}
-
-
-HERE = [patch for patch in catalogue.everything() if all(find_spec(name) for name in needed(patch))]
+HERE = [
+    patch
+    for patch in catalogue.everything()
+    if all(find_spec(name.replace("-", "_")) for name in ledger.claimed_upstreams(patch))
+]
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
 """ABSENT: a module that the patch is about, or waits for, does not exist on that release."""
 

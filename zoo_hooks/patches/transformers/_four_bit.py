@@ -39,7 +39,8 @@ def vision_model() -> Any:
     import transformers
 
     shape = {"hidden_size": 64, "head_dim": 16}
-    layers = {"num_hidden_layers": 1, "num_kv_shared_layers": 0, "layer_types": ["full_attention"]}
+    kinds = ["sliding_attention", "full_attention"]
+    layers = {"num_hidden_layers": 2, "num_kv_shared_layers": 0, "layer_types": kinds}
     config = transformers.Gemma4Config(
         text_config={**_tiny.TEXT, **_tiny.GEMMA4, **layers, **shape, "global_head_dim": 16},
         vision_config={**_tiny.VISION, **shape, "patch_size": 8},
