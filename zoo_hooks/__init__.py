@@ -25,7 +25,7 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
-        "peft.tuners.lora.model",
+        "peft.tuners",
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",
         "transformers.models.gemma4.modeling_gemma4",

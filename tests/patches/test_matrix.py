@@ -10,7 +10,6 @@ from packaging.requirements import Requirement
 
 from zoo_hooks import catalogue, ledger, survey
 
-
 HERE = [
     patch
     for patch in catalogue.everything()

@@ -28,13 +28,14 @@ from typing import Any
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 
+TUNERS = "peft.tuners"
 LORA = "peft.tuners.lora.model"
 GEMMA4 = "transformers.models.gemma4.modeling_gemma4"
 
 
 def probe(module: ModuleType) -> Verdict:
     import torch
-    from peft import LoraConfig
+    from peft.tuners.lora.config import LoraConfig  # peft itself may still be loading
 
     wrapper_class = sys.modules[GEMMA4].Gemma4ClippableLinear
     if issubclass(wrapper_class, torch.nn.Linear):
@@ -107,7 +108,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="LoRA cannot target Gemma4ClippableLinear, the projections of Gemma-4's towers",
-    targets=(LORA, GEMMA4),
+    targets=(TUNERS, GEMMA4),
     affects=("peft>=0.21.2", "transformers>=5.5.0"),
     links=(
         "https://github.com/huggingface/peft/issues/3129",
@@ -118,5 +119,5 @@ PATCH = Patch(
     probe=probe,
     repair=repair,
     canary=canary,
-    requires=(LORA, GEMMA4),
+    requires=(TUNERS, GEMMA4),
 )
