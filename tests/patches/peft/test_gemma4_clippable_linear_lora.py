@@ -116,7 +116,7 @@ def test_custom_modules_of_a_config_come_first():
     seen = []
 
     class Mine(torch.nn.Module, peft.tuners.lora.LoraLayer):
-        def __init__(self, base_layer, adapter_name, **kwargs):
+        def __init__(self, base_layer, *_args, **_kwargs):
             seen.append(type(base_layer))
             raise LookupError("enough seen")
 

@@ -31,9 +31,10 @@ from zoo_hooks.model import Figure, Patch, Verdict
 TUNERS = "peft.tuners"
 LORA = "peft.tuners.lora.model"
 GEMMA4 = "transformers.models.gemma4.modeling_gemma4"
+ROUNDING = 1e-4  # of fp32, when an adapter is merged
 
 
-def probe(module: ModuleType) -> Verdict:
+def probe(_: ModuleType) -> Verdict:
     import torch
     from peft.tuners.lora.config import LoraConfig  # peft itself may still be loading
 
@@ -57,7 +58,7 @@ def probe(module: ModuleType) -> Verdict:
         _create_new_module=create,
         _replace_module=lambda *_: None,
     )
-    sys.modules[LORA].LoraModel._create_and_replace(
+    sys.modules[LORA].LoraModel._create_and_replace(  # noqa: SLF001 - what the repair wraps
         tuner, LoraConfig(), "probe", wrapper, "q_proj", parent, current_key="q_proj"
     )
     if seen == [wrapper.linear]:
@@ -65,11 +66,11 @@ def probe(module: ModuleType) -> Verdict:
     return Verdict.AFFECTED if seen == [wrapper] else Verdict.UNKNOWN
 
 
-def repair(module: ModuleType, changes: Changes) -> None:
+def repair(_: ModuleType, changes: Changes) -> None:
     wrapper_class = sys.modules[GEMMA4].Gemma4ClippableLinear
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
-        def create_and_replace(
+        def create_and_replace(  # noqa: PLR0913, PLR0917 - as upstream has it
             self: Any,
             lora_config: Any,
             adapter_name: str,
@@ -102,7 +103,7 @@ def canary() -> Figure:
         adapted = model(**_tiny.image_inputs()).logits
         merged = model.merge_and_unload()(**_tiny.image_inputs()).logits
     gap = float((adapted - merged).abs().max())
-    return Figure(gap, healthy=gap < 1e-4)
+    return Figure(gap, healthy=gap < ROUNDING)
 
 
 PATCH = Patch(

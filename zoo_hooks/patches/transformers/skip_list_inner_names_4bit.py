@@ -31,7 +31,7 @@ from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _four_bit
 
 
-def probe(module: ModuleType) -> Verdict:
+def probe(_: ModuleType) -> Verdict:
     from transformers.quantizers import quantizers_utils
 
     if not hasattr(quantizers_utils, "should_convert_module"):
