@@ -149,9 +149,24 @@ def zoo(tmp_path: Path) -> Zoo:
 
 
 def recorded(patch_id: str) -> str:
-    """The verdict recorded for the release that is installed; that none is, is an error."""
-    upstream = catalogue.get(patch_id).upstream
+    """The verdict recorded for the release that is installed; that none is, is an error.
+
+    That of a patch between two upstreams is recorded for the one with which it stands. It is ABSENT
+    if the other has none of the code.
+    """
+    patch = catalogue.get(patch_id)
+    upstream = patch.upstream
+    if not all(exists(name) for name in patch.targets if name.partition(".")[0] != upstream):
+        return "ABSENT"
     return VERDICTS[upstream][ledger.version(upstream)][patch_id]
+
+
+def exists(module: str) -> bool:
+    """Tell whether a module, or package, can be found; its parents are imported for that."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,13 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
+        "peft.tuners",
         "transformers.cache_utils",
+        "transformers.integrations.bitsandbytes",
         "transformers.modeling_utils",
         "transformers.models.gemma4.modeling_gemma4",
         "transformers.models.gemma4_unified.modeling_gemma4_unified",
+        "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
     }
 )

@@ -10,9 +10,13 @@ from packaging.requirements import Requirement
 
 from zoo_hooks import catalogue, ledger, survey
 
-HERE = [patch for patch in catalogue.everything() if find_spec(patch.upstream)]
+HERE = [
+    patch
+    for patch in catalogue.everything()
+    if all(find_spec(name.replace("-", "_")) for name in ledger.claimed_upstreams(patch))
+]
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
-"""ABSENT: the release has none of the patch's targets."""
+"""ABSENT: a module that the patch is about, or waits for, does not exist on that release."""
 PRESENT = [patch for patch in HERE if recorded(patch.id) != "ABSENT"]
 
 
@@ -44,7 +48,8 @@ def test_the_claim_agrees_with_every_recorded_verdict(patch):
         if claim.name in VERDICTS and claim.name == patch.upstream:
             for version, verdicts in VERDICTS[claim.name].items():
                 affected = claim.specifier.contains(version, prereleases=True)
-                assert affected == (verdicts[patch.id] == "AFFECTED"), version
+                if patch.id in verdicts:
+                    assert affected == (verdicts[patch.id] == "AFFECTED"), version
 
 
 def test_the_installed_releases_are_among_the_recorded_ones():

@@ -1,0 +1,124 @@
+"""LoRA cannot target the projections of Gemma-4's vision and audio towers by their names.
+
+Symptom
+-------
+``LoraConfig(target_modules=["q_proj", "v_proj"])`` on a multimodal Gemma-4 raises ``ValueError:
+Target module Gemma4ClippableLinear(...) is not supported``, for the names of the language model's
+layers are those of the towers' too. Adapters trained elsewhere by those names do not load.
+
+Cause
+-----
+``Gemma4ClippableLinear`` is not an ``nn.Linear``: it holds one, ``linear``, and clips what goes in
+and comes out. No dispatcher of peft knows it.
+
+Repair
+------
+Where such a wrapper is targeted, its ``linear`` gets the adapter, as if that had been named; the
+wrapper stays and clips around it. Ranks and alphas by pattern go by the name that was targeted.
+Naming ``.linear`` and ``all-linear`` are as before, and so are custom modules that a config registers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+TUNERS = "peft.tuners"
+LORA = "peft.tuners.lora.model"
+GEMMA4 = "transformers.models.gemma4.modeling_gemma4"
+ROUNDING = 1e-4  # of fp32, when an adapter is merged
+
+
+def probe(_: ModuleType) -> Verdict:
+    import torch
+    from peft.tuners.lora.config import LoraConfig  # peft itself may still be loading
+
+    wrapper_class = sys.modules[GEMMA4].Gemma4ClippableLinear
+    if issubclass(wrapper_class, torch.nn.Linear):
+        return Verdict.FIXED
+    wrapper = wrapper_class.__new__(wrapper_class)
+    torch.nn.Module.__init__(wrapper)
+    wrapper.linear = torch.nn.Linear(1, 1, device="meta")
+    parent = torch.nn.Module()
+    parent.q_proj = wrapper
+    seen: list[Any] = []
+
+    def create(_config: Any, _name: str, target: Any, **_: Any) -> Any:
+        seen.append(target)
+        return target
+
+    tuner = SimpleNamespace(
+        model=parent,
+        active_adapters=["probe"],
+        _create_new_module=create,
+        _replace_module=lambda *_: None,
+    )
+    sys.modules[LORA].LoraModel._create_and_replace(  # noqa: SLF001 - what the repair wraps
+        tuner, LoraConfig(), "probe", wrapper, "q_proj", parent, current_key="q_proj"
+    )
+    if seen == [wrapper.linear]:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if seen == [wrapper] else Verdict.UNKNOWN
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    wrapper_class = sys.modules[GEMMA4].Gemma4ClippableLinear
+
+    def make(original: Callable[..., None]) -> Callable[..., None]:
+        def create_and_replace(  # noqa: PLR0913, PLR0917 - as upstream has it
+            self: Any,
+            lora_config: Any,
+            adapter_name: str,
+            target: Any,
+            target_name: str,
+            parent: Any,
+            *args: Any,
+            **kwargs: Any,
+        ) -> None:
+            registered = tuple(getattr(lora_config, "_custom_modules", None) or ())
+            if isinstance(target, wrapper_class) and not isinstance(target, registered):
+                target, target_name, parent = target.linear, "linear", target
+            original(self, lora_config, adapter_name, target, target_name, parent, *args, **kwargs)
+
+        return create_and_replace
+
+    changes.wrap(sys.modules[LORA].LoraModel, "_create_and_replace", make)
+
+
+def canary() -> Figure:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from zoo_hooks.patches.transformers import _tiny
+
+    base = _tiny.multimodal_model()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+        adapted = model(**_tiny.image_inputs()).logits
+        merged = model.merge_and_unload()(**_tiny.image_inputs()).logits
+    gap = float((adapted - merged).abs().max())
+    return Figure(gap, healthy=gap < ROUNDING)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="LoRA cannot target Gemma4ClippableLinear, the projections of Gemma-4's towers",
+    targets=(TUNERS, GEMMA4),
+    affects=("peft>=0.21.2", "transformers>=5.5.0"),
+    links=(
+        "https://github.com/huggingface/peft/issues/3129",
+        "https://github.com/huggingface/transformers/pull/45388",
+        "https://github.com/huggingface/peft/pull/3154",
+    ),
+    measures="largest difference of logits between adapted and merged (right: below 1e-4)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    requires=(TUNERS, GEMMA4),
+)

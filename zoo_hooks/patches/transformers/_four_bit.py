@@ -1,0 +1,93 @@
+"""Tiny models packed to 4 bits by bitsandbytes on the CPU, for the canaries; nothing is downloaded.
+
+Its CPU kernels want inputs in multiples of 64 and outputs in multiples of 32.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from zoo_hooks.model import Figure
+from zoo_hooks.patches.transformers import _tiny
+
+
+def text_model(**more: Any) -> Any:
+    """A Llama of one layer, which every release has."""
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        **more,
+    )
+    return _tiny._seeded(transformers.LlamaForCausalLM, config)  # noqa: SLF001 - its neighbour
+
+
+def text_inputs() -> dict[str, Any]:
+    """Twelve tokens."""
+    return {"input_ids": _tiny.prompt()}
+
+
+def vision_model() -> Any:
+    """A Gemma-4 with a vision tower, patches of 8 by 8 pixels."""
+    import transformers
+
+    shape = {"hidden_size": 64, "head_dim": 16}
+    kinds = ["sliding_attention", "full_attention"]
+    layers = {"num_hidden_layers": 2, "num_kv_shared_layers": 0, "layer_types": kinds}
+    config = transformers.Gemma4Config(
+        text_config={**_tiny.TEXT, **_tiny.GEMMA4, **layers, **shape, "global_head_dim": 16},
+        vision_config={**_tiny.VISION, **shape, "patch_size": 8},
+        audio_config=None,
+        **_tiny.TOKENS,
+    )
+    return _tiny._seeded(transformers.Gemma4ForConditionalGeneration, config)  # noqa: SLF001
+
+
+def vision_inputs() -> dict[str, Any]:
+    """Ten tokens, four of them one image of 16 patches."""
+    import torch
+
+    return _tiny.image_inputs() | {"pixel_values": torch.linspace(0, 1, 16 * 192).reshape(1, 16, 192)}
+
+
+def quantised(model: Any, skip: list[str] | None = None, **how: Any) -> Any:
+    """The model as ``from_pretrained`` packs it to 4 bits, ``skip`` being ``llm_int8_skip_modules``."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32, **how}
+    config = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip, **how)
+    return _loaded(model, quantization_config=config)
+
+
+def reloaded(model: Any, skip: list[str] | None = None) -> Any:
+    """The packed model saved with another skip list, if one is given, and loaded again."""
+    kept = model.config.quantization_config.llm_int8_skip_modules
+    model.config.quantization_config.llm_int8_skip_modules = skip or kept
+    loaded = _loaded(model)
+    model.config.quantization_config.llm_int8_skip_modules = kept
+    return loaded
+
+
+def difference(one: Any, other: Any, inputs: dict[str, Any]) -> Figure:
+    """Largest difference of the two models' logits; healthy if there is none."""
+    import torch
+
+    with torch.no_grad():
+        gap = float((one(**inputs).logits - other(**inputs).logits).abs().max())
+    return Figure(gap, healthy=gap == 0.0)
+
+
+def _loaded(model: Any, **how: Any) -> Any:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return type(model).from_pretrained(folder, dtype=torch.float32, **how)

@@ -1,0 +1,103 @@
+"""A skipped module whose weight is packed to 4 bits in the checkpoint cannot run, or not even load.
+
+Symptom
+-------
+A checkpoint that bitsandbytes packed to 4 bits holds a packed weight for a module that its
+``llm_int8_skip_modules`` names, such as the patch embedder of Gemma-4. It loads, and the forward
+raises ``RuntimeError: mat1 and mat2 shapes cannot be multiplied``; from transformers 5.23.0 loading
+raises that the shapes do not match. The model's ``state_dict`` lacks what unpacks the weight.
+
+Cause
+-----
+Which modules become ``Linear4bit`` is decided by the list alone. For one that it names
+``Bnb4bitDeserialize`` builds the packed weight that the checkpoint has, and a plain ``nn.Linear``
+is to hold it, which can neither multiply by it nor save it.
+
+Repair
+------
+A module that is exactly ``nn.Linear`` when its packed weight arrives becomes the ``Linear4bit`` that
+transformers makes of the modules that are not in the list. Modules with a weight that is not packed
+stay what the list says, and no other ``nn.Linear`` is touched.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _four_bit
+
+
+def probe(module: ModuleType) -> Verdict:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    model = torch.nn.Module()
+    model.linear = torch.nn.Linear(64, 1, bias=False, device="meta")
+    weight, state = module.bnb.functional.quantize_4bit(torch.ones(1, 64), quant_type="nf4")
+    packed = {"weight": weight, **{f"weight.{k}": v for k, v in state.as_dict(packed=True).items()}}
+    quantizer = SimpleNamespace(quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    loaded = module.Bnb4bitDeserialize(quantizer).convert(
+        packed, model=model, full_layer_name="linear.weight"
+    )["weight"]
+    if not hasattr(loaded, "quant_state") or type(model.linear) is module.bnb.nn.Linear4bit:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if type(model.linear) is torch.nn.Linear else Verdict.UNKNOWN
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    def make(convert: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(convert)
+
+        def converting(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            if len(given["input_dict"]) > 1:
+                config = given["self"].hf_quantizer.quantization_config
+                _become_linear4bit(given["model"], given["full_layer_name"].rpartition(".")[0], config)
+            return convert(*args, **kwargs)
+
+        return converting
+
+    changes.wrap(module.Bnb4bitDeserialize, "convert", make)
+
+
+def _become_linear4bit(model: Any, name: str, config: Any) -> None:
+    import torch
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    bare = model.get_submodule(name)
+    if type(bare) is torch.nn.Linear:
+        holder = torch.nn.Module()
+        holder.linear = bare
+        replace_with_bnb_linear(holder, quantization_config=config, pre_quantized=True)
+        holder.linear.bias = bare.bias  # it may have been loaded already
+        holder.linear.train(bare.training)
+        model.set_submodule(name, holder.linear)
+
+
+def canary() -> Figure:
+    model = _four_bit.quantised(_four_bit.text_model())
+    loaded = _four_bit.reloaded(model, skip=["lm_head", "o_proj"])
+    return _four_bit.difference(model, loaded, _four_bit.text_inputs())
+
+
+PATCH = Patch(
+    module=__name__,
+    title="A module on the skip list whose weight is packed to 4 bits does not load or run",
+    targets=("transformers.integrations.bitsandbytes",),
+    affects=("transformers>=5.0.0", "bitsandbytes>=0.46.1"),
+    links=(
+        "https://github.com/huggingface/transformers/pull/42043",
+        "https://github.com/unslothai/unsloth/pull/5034",
+        "https://github.com/vllm-project/vllm/pull/42825",
+    ),
+    measures="largest difference of logits after saving and loading (right: 0.0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    requires=("bitsandbytes", "transformers.core_model_loading"),
+)

@@ -1,0 +1,93 @@
+"""Gemma-4 packed to 4 bits casts the pixels of an image to whole numbers.
+
+Symptom
+-------
+A Gemma-4 whose patch embedder is packed to 4 bits by bitsandbytes does not see its images: no
+error, but answers as if all pixels were nearly alike.
+
+Cause
+-----
+``Gemma4VisionPatchEmbedder.forward`` casts the pixels to ``input_proj.weight.dtype``. The dtype of
+a packed weight is uint8, which is how it is stored and not what it computes in; pixels between -1
+and 1 become 0, 1 or 255.
+
+Repair
+------
+If the weight is not of a floating-point dtype, the pixels keep theirs, as upstream does since
+5.13.0. Any other model runs upstream's own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _four_bit
+
+
+def probe(module: ModuleType) -> Verdict:
+    import torch
+
+    class Packed(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+        weight = torch.zeros(1, dtype=torch.uint8)
+
+        def forward(self, pixels: Any) -> Any:
+            return pixels.to(torch.float32)
+
+    embedder = module.Gemma4VisionPatchEmbedder.__new__(module.Gemma4VisionPatchEmbedder)
+    torch.nn.Module.__init__(embedder)
+    embedder.input_proj = Packed()
+    embedder.position_embedding_size = 1
+    embedder.position_embedding_table = torch.zeros(2, 1, 1)
+    positions = torch.zeros(1, 1, 2, dtype=torch.long)
+    padding = torch.zeros(1, 1, dtype=torch.bool)
+    seen = embedder(torch.full((1, 1, 1), 0.75), positions, padding).item()
+    return {0.0: Verdict.AFFECTED, 0.5: Verdict.FIXED}.get(seen, Verdict.UNKNOWN)
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.Gemma4VisionPatchEmbedder, "forward", _forward)
+
+
+def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: Any, pixel_values: Any, pixel_position_ids: Any, padding_positions: Any) -> Any:
+        if self.input_proj.weight.dtype.is_floating_point:
+            return original(self, pixel_values, pixel_position_ids, padding_positions)
+        hidden_states = self.input_proj(2 * (pixel_values - 0.5))
+        return hidden_states + self._position_embeddings(pixel_position_ids, padding_positions)
+
+    return forward
+
+
+def canary() -> Figure:
+    import torch
+
+    model = _four_bit.quantised(_four_bit.vision_model(), ["lm_head"])
+    embedder = model.model.vision_tower.patch_embedder
+    inputs = _four_bit.vision_inputs()
+    pixels, positions = inputs["pixel_values"], inputs["image_position_ids"]
+    padding = torch.zeros(1, 16, dtype=torch.bool)
+    with torch.no_grad():
+        projected = embedder.input_proj(2 * (pixels - 0.5))
+        right = projected + embedder._position_embeddings(positions, padding)  # noqa: SLF001
+        gap = float((embedder(pixels, positions, padding) - right).abs().max())
+    return Figure(gap, healthy=gap == 0.0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4's patch embedder casts pixels to uint8 when it is packed to 4 bits",
+    targets=("transformers.models.gemma4.modeling_gemma4",),
+    affects=("transformers>=5.5.0,<5.13.0", "bitsandbytes>=0.46.1"),
+    links=(
+        "https://github.com/huggingface/transformers/pull/46933",
+        "https://github.com/huggingface/transformers/issues/46932",
+    ),
+    measures="largest difference of the embedded patches from those of uncast pixels (right: 0.0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
