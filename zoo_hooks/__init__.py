@@ -26,6 +26,10 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 TARGETS = frozenset(
     {
         "transformers.cache_utils",
+        "transformers.models.gemma3n.modeling_gemma3n",
+        "transformers.models.gemma4.modeling_gemma4",
+        "transformers.models.gemma4_unified.modeling_gemma4_unified",
+        "transformers.models.mistral_large4.modeling_mistral_large4",
     }
 )
 # Those among them that have a patch with when="before".
