@@ -97,7 +97,7 @@ def test_other_keywords_and_a_right_choice_are_kept():
     assert function.keywords == {"use_reentrant": not applied(), "preserve_rng_state": False}
     given = functools.partial(checkpoint, use_reentrant=False)
     some = model()
-    some._set_gradient_checkpointing(True, given)
+    some._set_gradient_checkpointing(True, given)  # noqa: FBT003
     assert functions(some) == {given}
 
 
@@ -123,7 +123,7 @@ def test_a_function_that_does_not_take_the_keyword_is_left_alone():
         return run(*args)
 
     some = model()
-    some._set_gradient_checkpointing(True, own)
+    some._set_gradient_checkpointing(True, own)  # noqa: FBT003
     assert functions(some) == {own}
 
 
@@ -210,7 +210,7 @@ def test_the_trainer_gets_right_gradients(tmp_path):
     import transformers
 
     class Keep(transformers.TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        def on_pre_optimizer_step(self, *_, model, **__):
             self.seen = gradients(model)
 
     def step(**more):
