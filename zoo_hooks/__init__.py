@@ -27,8 +27,10 @@ TARGETS = frozenset(
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",
         "transformers.modeling_utils",
+        "transformers.models.gemma3n.modeling_gemma3n",
         "transformers.models.gemma4.modeling_gemma4",
         "transformers.models.gemma4_unified.modeling_gemma4_unified",
+        "transformers.models.mistral_large4.modeling_mistral_large4",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any, cast
 
 ABSENT: Any = object()
+_log = logging.getLogger("zoo_hooks")
 
 
 class CannotRevert(RuntimeError):
@@ -34,6 +36,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._made: list[_Change] = []
+        self._told: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._made)
@@ -71,6 +74,12 @@ class Changes:
         if parent:
             self.replace(sys.modules[parent], child, module)
         self._make(_Change(sys.modules, name, _read(sys.modules, name), module))
+
+    def tell(self, message: str) -> None:
+        """Log once, at INFO: for repairs that overrule what a user chose, at the moment they do."""
+        if message not in self._told:
+            self._told.add(message)
+            _log.info("zoo-hooks: %s", message)
 
     @property
     def in_place(self) -> bool:

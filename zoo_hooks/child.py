@@ -56,14 +56,23 @@ def _canary(patch_id: str) -> dict[str, Any]:
         value, healthy = figure.value, figure.healthy
     except Exception as error:  # noqa: BLE001 - what the bug raises is the canary's figure
         value, healthy = f"{type(error).__name__}: {error}", False
-        if isinstance(error, ModuleNotFoundError) and error.name and not _exists(error.name):
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and error.name
+            and not _exists(error.name.partition(".")[0])
+        ):
             missing = error.name
+        elif not any(map(_exists, patch.targets)):
+            missing = patch.targets[0]  # this release does not have what the patch is for
     status = ledger.report()[patch_id].status.name
     return {"value": value, "healthy": healthy, "missing": missing, "status": status}
 
 
 def _exists(module: str) -> bool:
-    return find_spec(module.partition(".")[0]) is not None
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is its package there
+        return False
 
 
 if __name__ == "__main__":

@@ -81,6 +81,24 @@ def shared_model(**config: Any) -> Any:
     return _seeded(transformers.Gemma4ForCausalLM, transformers.Gemma4TextConfig(**shape))
 
 
+def gemma3n_model(**config: Any) -> Any:
+    """A Gemma-3n causal language model of six layers, of which the last four share K/V, like E2B."""
+    import transformers
+
+    more = {"altup_num_inputs": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 6}
+    shape = {**TEXT, **more, "vocab_size_per_layer_input": 80, **PER_LAYER_INPUTS, **_layers(6, 4), **config}
+    return _seeded(transformers.Gemma3nForCausalLM, transformers.Gemma3nTextConfig(**shape))
+
+
+def unified_model(**config: Any) -> Any:
+    """A Gemma-4 unified causal language model of six layers, of which the last four share K/V."""
+    from transformers.models.gemma4_unified import modeling_gemma4_unified as unified
+
+    heads = {"global_head_dim": 8, "num_global_key_value_heads": 2}
+    shape = {**TEXT, **heads, **_layers(6, 4), **config}
+    return _seeded(unified.Gemma4UnifiedForCausalLM, unified.Gemma4UnifiedTextConfig(**shape))
+
+
 def multimodal_model(**text: Any) -> Any:
     """A Gemma-4 model like E2B with a vision and an audio tower, two layers each."""
     import transformers

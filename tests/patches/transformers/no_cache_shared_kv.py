@@ -1,0 +1,161 @@
+"""What must hold without a cache where layers share K/V, for the tests of both no-cache patches."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+
+import pytest
+import torch
+from shared_kv import MODELS, backward, cosine, gradients, inputs
+
+import zoo_hooks
+from zoo_hooks.patches.transformers import _shared_kv, _tiny
+
+LEAST = 0.999999
+
+
+def carriers():
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing) is _shared_kv.Carrier]
+
+
+class NoCacheSharedKV:
+    """Tests; a subclass names the patch and the model."""
+
+    patch: str
+    name: str
+
+    @property
+    def model(self):
+        return MODELS[self.name]()
+
+    def logits(self, some=None, *args, **kwargs):
+        with torch.no_grad():
+            return (self.model if some is None else some)(*(args or (_tiny.prompt(),)), **kwargs).logits
+
+    def test_logits_are_those_of_the_cached_forward_bit_for_bit(self):
+        """Difference 0.0, by the argument, by the config, and as a tuple; no cache in the result."""
+        some = self.model
+        cached = self.logits(some, use_cache=True)
+        with torch.no_grad():
+            output = some(_tiny.prompt(), use_cache=False)
+            assert output.past_key_values is None
+            assert torch.equal(output.logits, cached)
+            assert torch.equal(some(_tiny.prompt(), None, None, None, use_cache=False)[0], cached)
+            parts = some(_tiny.prompt(), use_cache=False, return_dict=False)
+            assert torch.equal(parts[0], cached)
+            assert not any(hasattr(part, "update") for part in parts)
+            some.config.get_text_config().use_cache = False
+            assert torch.equal(some(_tiny.prompt(), past_key_values=None).logits, cached)
+
+    def test_token_by_token_equals_prefill(self):
+        """Greedy tokens without a cache are those with one, and each logit agrees."""
+        some, cache, steps = self.model, None, []
+        for token in _tiny.prompt()[0]:
+            with torch.no_grad():
+                output = some(token[None, None], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            steps.append(output.logits)
+        whole = self.logits(some, use_cache=False)
+        assert torch.allclose(torch.cat(steps, 1), whole, atol=1e-5)
+        how = {"max_new_tokens": 8, "do_sample": False}
+        with_cache = some.generate(_tiny.prompt(), **how)
+        assert some.generate(_tiny.prompt(), use_cache=False, **how).equal(with_cache)
+
+    def test_a_cache_that_is_given_is_used_and_filled(self):
+        """With use_cache=False too, as upstream does, and without a carrier in it."""
+        from transformers import DynamicCache
+
+        some, cache = self.model, DynamicCache()
+        expected = self.logits(some, use_cache=True)
+        assert torch.equal(self.logits(some, past_key_values=cache, use_cache=False), expected)
+        assert cache.get_seq_length() == 12
+
+    @pytest.mark.parametrize("how", [{}, {"use_reentrant": True}, {"use_reentrant": False}], ids=str)
+    def test_training_is_right_under_checkpointing(self, how):
+        """Gradients are those with a cache and no checkpointing, which share K/V upstream too."""
+        expected, calls = backward(self.model, use_cache=True)
+        assert cosine(expected, backward(self.model)[0]) >= LEAST
+        some = self.model
+        some.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        seen, recomputed = backward(some)
+        assert cosine(expected, seen) >= LEAST
+        assert recomputed == 2 * calls
+
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_two_forwards_before_one_backward(self, checkpointing):
+        """As preference losses do: the carriers do not mix."""
+
+        def both(some, **more):
+            other = {**inputs(some), "input_ids": inputs(some)["input_ids"].flip(1)}
+            if "pixel_values" in other:
+                other = inputs(some)
+            some.train()
+            (some(**inputs(some), **more).loss - 0.5 * some(**other, **more).loss).backward()
+            return gradients(some)
+
+        some = self.model
+        if checkpointing:
+            some.gradient_checkpointing_enable(gradient_checkpointing_kwargs={})
+        assert cosine(both(self.model, use_cache=True), both(some, use_cache=False)) >= LEAST
+
+    def test_nothing_is_held_after_the_forward_or_the_backward(self):
+        """In eval no carrier lives on; in training under checkpointing it goes with the graph."""
+        some = self.model
+        self.logits(some, use_cache=False)
+        assert not carriers()
+        some.gradient_checkpointing_enable(gradient_checkpointing_kwargs={})
+        loss = some.train()(**inputs(some), use_cache=False).loss
+        held = [len(carrier.shared_layers) for carrier in carriers()]
+        # One sliding and one full of six layers; a release without the bug needs no carrier.
+        assert held == ([2] if zoo_hooks.report()[self.patch].status.name == "APPLIED" else [])
+        loss.backward()
+        del loss
+        assert not carriers()
+
+    def test_threads_do_not_mix(self):
+        """Four threads over one model and another, each with its own tokens, get their own logits."""
+        one, two = self.model, copy.deepcopy(self.model)
+        jobs = [(some, (_tiny.prompt() + n) % 60) for n, some in enumerate((one, two, one, two))]
+        expected = [self.logits(some, ids, use_cache=True) for some, ids in jobs]
+        seen = [[] for _ in jobs]
+
+        def work(n):
+            for _ in range(5):
+                seen[n].append(self.logits(jobs[n][0], jobs[n][1], use_cache=False))
+
+        threads = [threading.Thread(target=work, args=[n]) for n in range(len(jobs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(torch.equal(logits, right) for logits_, right in zip(seen, expected, strict=True)
+                   for logits in logits_)  # fmt: skip
+        assert all(len(logits) == 5 for logits in seen)
+
+    def test_it_compiles_into_one_graph(self):
+        """``torch.compile(fullgraph=True)`` gives the same logits."""
+        some = self.model
+        torch._dynamo.reset()
+        compiled = torch.compile(some, fullgraph=True, backend="eager")
+        assert torch.equal(self.logits(compiled, use_cache=False), self.logits(some, use_cache=True))
+
+    def test_models_can_be_copied_and_pickled(self):
+        """Nothing of a forward stays on the model."""
+        some = self.model
+        right = self.logits(some, use_cache=False)
+        for other in (copy.deepcopy(some), pickle.loads(pickle.dumps(some))):
+            assert torch.equal(self.logits(other, use_cache=False), right)
+
+    def test_an_affected_release_has_the_symptom_while_disabled(self):
+        """Off by more than 0.1 inside the block where the patch is applied; 0.0 elsewhere and after."""
+        some = self.model
+        right = self.logits(some, use_cache=True)
+        applied = zoo_hooks.report()[self.patch].status.name == "APPLIED"
+        with zoo_hooks.disabled(self.patch):
+            wrong = self.logits(some, use_cache=False)
+        assert ((wrong - right).abs().max().item() > 0.1) == applied
+        assert torch.equal(self.logits(some, use_cache=False), right)

@@ -1,0 +1,82 @@
+"""Gemma-4 without per-layer inputs but with shared K/V cannot read more than one token.
+
+Symptom
+-------
+A Gemma-4 model with ``hidden_size_per_layer_input=0`` and ``num_kv_shared_layers`` above 0 raises
+``TypeError: 'NoneType' object is not subscriptable`` in its first forward. No released checkpoint is
+known to be built so; models made from a config are.
+
+Cause
+-----
+Before the layers that share K/V, ``_maybe_slice_kv_shared_inputs`` drops the positions whose logits
+are not asked for. It slices the per-layer inputs too, without looking whether there are any.
+
+Repair
+------
+Where there are none it is handed a view of the hidden states to slice, and None is given back.
+Models with per-layer inputs go straight through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _tiny
+
+SLICER = "_maybe_slice_kv_shared_inputs"
+
+
+def probe(module: ModuleType) -> Verdict:
+    slicer = getattr(module.Gemma4TextModel, SLICER, None)
+    if slicer is None:
+        return Verdict.FIXED
+    model = SimpleNamespace(config=SimpleNamespace(_attn_implementation="eager"))
+    verdict = Verdict.AFFECTED
+    with contextlib.suppress(TypeError):  # the symptom
+        slicer(model, module.torch.zeros(1, 2, 1), None, {}, {}, 1, past_key_values=None)
+        verdict = Verdict.FIXED
+    return verdict
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.Gemma4TextModel, SLICER, _without_inputs)
+
+
+def _without_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
+    def slice_inputs(self: Any, hidden_states: Any, per_layer_inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if per_layer_inputs is not None:
+            return original(self, hidden_states, per_layer_inputs, *args, **kwargs)
+        hidden_states, _, *rest = original(self, hidden_states, hidden_states[:, :, None, :], *args, **kwargs)
+        return hidden_states, None, *rest
+
+    return slice_inputs
+
+
+def canary() -> Figure:
+    import torch
+
+    model = _tiny.shared_model()
+    with torch.no_grad():
+        whole, last = (model(_tiny.prompt(), logits_to_keep=keep).logits[:, -1] for keep in (0, 1))
+    difference = float((whole - last).abs().max())
+    return Figure(round(difference, 5), healthy=difference < 1e-5)  # noqa: PLR2004
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4 without per-layer inputs but with shared K/V raises TypeError",
+    targets=("transformers.models.gemma4.modeling_gemma4",),
+    affects=("transformers>=5.23.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma4/modeling_gemma4.py",
+    ),
+    measures="difference of the last logits, asked for alone and with all (right: 0.0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
