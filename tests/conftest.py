@@ -171,12 +171,13 @@ def exists(module: str) -> bool:
 
 @pytest.fixture(scope="session")
 def measured():
-    """The row that ``zoo-hooks verify`` shows for a patch, measured once in a session."""
+    """The rows that ``zoo-hooks verify`` shows, by patch; all are measured once in a session."""
     rows = {}
 
     def measure(patch_id: str) -> dict[str, str]:
-        if patch_id not in rows:
-            (rows[patch_id],) = survey.verify([catalogue.get(patch_id)])
+        if not rows:
+            here = [patch for patch in catalogue.everything() if find_spec(patch.upstream)]
+            rows.update((row["id"], row) for row in survey.verify(here))
         return rows[patch_id]
 
     return measure
