@@ -72,7 +72,7 @@ PATCH = Patch(
     module=__name__,
     title="Names inside a path are passed over by the skip list of 4-bit packing",
     targets=("transformers.quantizers.quantizer_bnb_4bit",),
-    affects=("transformers>=5.0.0", "bitsandbytes>=0.46.1"),
+    affects=("transformers>=5.0.0rc1", "bitsandbytes>=0.46.1"),
     links=(
         "https://github.com/huggingface/transformers/pull/42455",
         "https://github.com/1038lab/ComfyUI-JoyCaption/pull/53",
