@@ -77,22 +77,21 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    patches = _chosen(options.ids)
-    chosen = [patch for patch in patches if find_spec(patch.upstream)]
-    absent = [patch for patch in patches if patch not in chosen]
+    absent = {patch.id: missing for patch in _chosen(options.ids) if (missing := _missing(patch))}
+    chosen = [patch for patch in _chosen(options.ids) if patch.id not in absent]
     rows = _with_progress(survey.verify(chosen), len(chosen), "measuring")
     rows += [
         {
-            "id": patch.id,
-            "upstream": patch.upstream,
+            "id": patch_id,
+            "upstream": catalogue.get(patch_id).upstream,
             "version": None,
-            "measures": patch.measures,
+            "measures": catalogue.get(patch_id).measures,
             "without": None,
             "with": None,
             "status": None,
-            "result": f"cannot run here: {patch.upstream} is not installed",
+            "result": f"cannot run here: {' and '.join(missing)} not installed",
         }
-        for patch in absent
+        for patch_id, missing in absent.items()
     ]
     trouble = survey.start_up_trouble()
     bad = [row["id"] for row in rows if row["result"].isupper()]
@@ -107,6 +106,11 @@ def _verify(options: argparse.Namespace) -> int:
     _warn(trouble)
     _warn(bad and f"does not hold: {', '.join(bad)}")
     return 1 if bad or trouble else 0
+
+
+def _missing(patch: Patch) -> list[str]:
+    claimed = sorted(ledger.claimed_upstreams(patch))
+    return [name for name in claimed if not find_spec(name.replace("-", "_"))]
 
 
 def _list(options: argparse.Namespace) -> int:

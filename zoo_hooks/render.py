@@ -26,8 +26,8 @@ STYLES = {
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     """A table whose cells take the style of the status that they name."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         made.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
     return made
