@@ -55,9 +55,13 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
         def converting(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
-            if len(given["input_dict"]) > 1:
+            parts = given["input_dict"]
+            if len(parts) > 1:
                 config = given["self"].hf_quantizer.quantization_config
                 _become_linear4bit(given["model"], given["full_layer_name"].rpartition(".")[0], config)
+                # Up to 5.0 a bare module's packed bytes come as floats of the same values.
+                packed = parts["weight"][0] if isinstance(parts["weight"], list) else parts["weight"]
+                parts["weight"] = packed.to(config.bnb_4bit_quant_storage)
             return convert(*args, **kwargs)
 
         return converting
