@@ -620,3 +620,25 @@ def test_strange_finders_and_loaders(zoo: Zoo, case):
         shutil.rmtree(zoo.folder / "site")
     ours, bare = [(run.returncode, run.stdout, run.stderr) for run in runs]
     assert ours == bare
+
+
+def test_two_targets_armed_on_one_loader_are_both_repaired(zoo: Zoo):
+    """Both specs are found before either is executed; afterwards the loader is as it was."""
+    archive = zoo.folder / "both.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("one.py", "value = 1\n")
+        file.writestr("two.py", "value = 1\n")
+    zoo.patch("one", "first")
+    zoo.patch("two", "second")
+    code = f"""
+        import importlib.util
+        sys.path.insert(0, {str(archive)!r})
+        specs = [importlib.util.find_spec(name) for name in ("one", "two")]
+        assert specs[0].loader is specs[1].loader
+        for spec in specs:
+            module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            print(module.value)
+        print("exec_module" in vars(specs[0].loader))
+    """
+    assert zoo.run(code) == "2\n2\nFalse\n"
