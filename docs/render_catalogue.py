@@ -22,8 +22,9 @@ README = HERE.parent / "README.md"
 VERDICTS = HERE.parent / "tests" / "verdicts.json"
 BEGIN, END = "<!-- patches -->\n", "<!-- /patches -->"
 
-Verdicts = Mapping[str, Mapping[str, Mapping[str, str]]]
-"""Upstream, then release, then id of a patch, to the name of a verdict."""
+Verdicts = Mapping[str, Mapping[str, Mapping[str, str | Mapping[str, str]]]]
+"""Upstream, then release, then id of a patch, to the name of a verdict; or to such names by the
+release of another upstream beside which it was seen."""
 
 
 def table(patches: Iterable[Patch]) -> str:
@@ -73,7 +74,7 @@ def write_page() -> None:
         file.write_text(text, encoding="utf-8")
 
 
-def _entry(patch: Patch, releases: Mapping[str, Mapping[str, str]]) -> str:
+def _entry(patch: Patch, releases: Mapping[str, Mapping[str, str | Mapping[str, str]]]) -> str:
     facts = [
         f"- Releases with it: {' '.join(f'`{claim}`' for claim in patch.affects)}",
         f"- Repaired when {' or '.join(f'`{target}`' for target in patch.targets)} is imported"
@@ -85,9 +86,16 @@ def _entry(patch: Patch, releases: Mapping[str, Mapping[str, str]]) -> str:
         facts.insert(2, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
     by_verdict: dict[str, list[str]] = {}
     for release in sorted(releases, key=Version):
-        if patch.id in releases[release]:
-            by_verdict.setdefault(releases[release][patch.id], []).append(release)
-    rows = [(verdict, ", ".join(seen)) for verdict, seen in by_verdict.items()]
+        verdict = releases[release].get(patch.id, {})
+        if isinstance(verdict, str):
+            by_verdict.setdefault(verdict, []).append(release)
+            continue
+        beside: dict[str, list[str]] = {}
+        for other, seen in verdict.items():
+            beside.setdefault(seen, []).append(other)
+        for seen, others in beside.items():
+            by_verdict.setdefault(seen, []).append(f"{release} with {', '.join(others)}")
+    rows = [(verdict, "; ".join(where)) for verdict, where in by_verdict.items()]
     parts = [f"### {patch.id}", f"{patch.title}.", "\n".join(facts), _markdown(catalogue.case_report(patch))]
     if rows:
         parts += ["#### Verdicts", _table(("The probe says", f"on {patch.upstream}"), rows)]

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from zoo_hooks import catalogue, ledger, survey
+from zoo_hooks.model import Patch
 
 HERE = Path(__file__).parent
 VERDICTS = json.loads((HERE / "verdicts.json").read_text())
-"""Verdict of each patch on each real release of its upstream: the one place where they stand."""
+"""Verdict of each patch on each real release of its upstream: the one place where they stand.
+
+Where another upstream decides too, it is an object: the verdict beside each of that one's releases.
+"""
 
 PATCH = '''
 """A fake bug.
@@ -148,17 +154,35 @@ def zoo(tmp_path: Path) -> Zoo:
     return Zoo(tmp_path)
 
 
-def recorded(patch_id: str) -> str:
-    """The verdict recorded for the release that is installed; that none is, is an error.
+def seen(patch: Patch) -> Iterator[tuple[dict[str, str], str]]:
+    """The releases on which a patch was looked at, as {name: version}, each time with its verdict."""
+    for release, verdicts in VERDICTS[patch.upstream].items():
+        verdict = verdicts.get(patch.id)
+        if isinstance(verdict, str):
+            yield {patch.upstream: release}, verdict
+        for other, beside in verdict.items() if isinstance(verdict, dict) else ():
+            name, version = other.split()
+            yield {patch.upstream: release, name: version}, beside
 
-    That of a patch between two upstreams is recorded for the one with which it stands. It is ABSENT
-    if the other has none of the code.
+
+def recorded(patch_id: str) -> str:
+    """The verdict recorded for the releases that are installed; that none is, is an error.
+
+    It is ABSENT if another upstream whose modules are targets has none of the code.
     """
     patch = catalogue.get(patch_id)
-    upstream = patch.upstream
-    if not all(exists(name) for name in patch.targets if name.partition(".")[0] != upstream):
+    elsewhere = [name for name in patch.targets if name.partition(".")[0] != patch.upstream]
+    if not all(exists(name) for name in elsewhere):
         return "ABSENT"
-    return VERDICTS[upstream][ledger.version(upstream)][patch_id]
+    for releases, verdict in seen(patch):
+        if all(installed(name) == version for name, version in releases.items()):
+            return verdict
+    raise LookupError(f"no verdict of {patch_id} is recorded for the releases that are installed")
+
+
+def installed(name: str) -> str | None:
+    """Version of a distribution, or of the interpreter."""
+    return platform.python_version() if name == "python" else ledger.version(name)
 
 
 def exists(module: str) -> bool:
@@ -171,13 +195,14 @@ def exists(module: str) -> bool:
 
 @pytest.fixture(scope="session")
 def measured():
-    """The rows that ``zoo-hooks verify`` shows, by patch; all are measured once in a session."""
+    """The rows that ``zoo-hooks verify`` shows, by patch; those of an upstream are measured together."""
     rows = {}
 
     def measure(patch_id: str) -> dict[str, str]:
-        if not rows:
-            here = [patch for patch in catalogue.everything() if find_spec(patch.upstream)]
-            rows.update((row["id"], row) for row in survey.verify(here))
+        if patch_id not in rows:
+            upstream = catalogue.get(patch_id).upstream
+            some = [patch for patch in catalogue.everything() if patch.upstream == upstream]
+            rows.update((row["id"], row) for row in survey.verify(some))
         return rows[patch_id]
 
     return measure
