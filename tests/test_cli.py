@@ -55,7 +55,7 @@ def test_status_shows_each_patch_with_version_status_and_reason(run):
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("bug"))
-    assert line.split() == ["bug", "fake", "1.5", "APPLIED", "value", "is", "1"]
+    assert line.split() == ["bug", "fake", "1.5", "APPLIED", "value", "is", "1", "fake>=2"]
     assert "cache-static-zero-shared" in done.stdout
 
 
@@ -64,8 +64,22 @@ def test_status_as_json_and_for_one_patch(run):
     """The same rows for programs; ids narrow them."""
     told = json.loads(run("status", "bug", "--json").stdout)
     assert told["start_up"] is None
+    assert told["misfits"] == []
     (row,) = told["patches"]
     assert (row["id"], row["version"], row["status"]) == ("bug", "1.5", "APPLIED")
+    assert row["retired_by"] == ["fake>=2"]
+
+
+@pytest.mark.usefixtures("affected")
+def test_status_names_a_pair_that_cannot_work_together(run, zoo):
+    """What an upstream says that it needs, what is there instead, and what to install."""
+    (zoo.folder / "site" / "fake-1.5.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: fake\nVersion: 1.5\nRequires-Dist: wrapt<1\n"
+    )
+    done = run("status", "bug")
+    assert done.returncode == 0
+    assert "fake 1.5 does not work with wrapt" in done.stderr
+    assert "pip install 'wrapt<1'" in done.stderr
 
 
 def test_status_explains_a_target_that_cannot_be_imported(run, zoo):

@@ -156,7 +156,17 @@ def test_errors_are_caught_only_where_a_reason_stands_beside(file):
 
 def test_imports_go_one_way():
     """Start-up, then engine, then catalogue and ledger, then patches, then model and changes."""
-    order = ["changes", "model", "patches", "catalogue", "settings", "ledger", "engine", "controls"]
+    order = [
+        "changes",
+        "model",
+        "patches",
+        "catalogue",
+        "settings",
+        "releases",
+        "ledger",
+        "engine",
+        "controls",
+    ]
     for level, name in enumerate(order):
         file = PACKAGE / name / "__init__.py" if name == "patches" else PACKAGE / f"{name}.py"
         tree = ast.parse(file.read_text())

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import zoo_hooks
-from zoo_hooks import catalogue, ledger, render, settings, survey
+from zoo_hooks import catalogue, ledger, releases, render, settings, survey
 from zoo_hooks.model import Patch
 
 
@@ -54,11 +54,13 @@ def _parser() -> argparse.ArgumentParser:
 def _status(options: argparse.Namespace) -> int:
     rows = _surveyed(options.ids)
     trouble = survey.start_up_trouble()
+    misfits = list(releases.misfits(catalogue.upstreams()))
     if options.json:
-        print(json.dumps({"start_up": trouble, "patches": rows}, indent=2))
+        print(json.dumps({"start_up": trouble, "misfits": misfits, "patches": rows}, indent=2))
     else:
         _print(render.status_table(rows))
-        _warn(trouble)
+        for message in (trouble, *misfits):
+            _warn(message)
     return 0
 
 
@@ -109,7 +111,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _missing(patch: Patch) -> list[str]:
-    claimed = sorted(ledger.claimed_upstreams(patch))
+    claimed = sorted(releases.claimed_upstreams(patch))
     return [name for name in claimed if not find_spec(name.replace("-", "_"))]
 
 
@@ -132,7 +134,8 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     print(f"{patch.id}: {patch.title}\n")
     print(f"affects   {', '.join(patch.affects)}")
-    print(f"installed {ledger.version(patch.upstream) or 'no'}")
+    print(f"retired   {' or '.join(releases.retired_by(patch)) or 'by no release yet'}")
+    print(f"installed {releases.version(patch.upstream) or 'no'}")
     print(f"targets   {', '.join(patch.targets)}")
     print(f"measures  {patch.measures}")
     for link in patch.links:

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo_hooks import catalogue, settings
 from zoo_hooks.model import Outcome, Patch, Status
+from zoo_hooks.releases import claimed_upstreams, retired_by, version
 
 _outcomes: dict[tuple[str, str], Outcome] = {}
 
@@ -51,10 +52,12 @@ class Row:
     reason: str
     title: str
     late: bool
+    retired_by: tuple[str, ...] = ()
+    """Requirements each of which makes the patch needless by itself; none if no release is known."""
 
     def as_dict(self) -> dict[str, Any]:
         """The row as JSON knows it."""
-        return {**vars(self), "status": self.status.name}
+        return {**vars(self), "status": self.status.name, "retired_by": list(self.retired_by)}
 
 
 @dataclass(frozen=True)
@@ -113,23 +116,6 @@ def fingerprint() -> str:
     return hashlib.sha256(json.dumps(applied).encode()).hexdigest()[:16]
 
 
-def version(upstream: str) -> str | None:
-    """Installed version of an upstream, None if there is none."""
-    import importlib_metadata
-
-    try:
-        return importlib_metadata.version(upstream)
-    except importlib_metadata.PackageNotFoundError:
-        return None
-
-
-def claimed_upstreams(patch: Patch) -> set[str]:
-    """Names of the distributions that a patch's claim speaks of."""
-    from packaging.requirements import Requirement
-
-    return {Requirement(claim).name for claim in patch.affects}
-
-
 def _row(patch: Patch, current: settings.Settings) -> Row:
     installed = version(patch.upstream)
     outcomes = of_patch(patch.id)
@@ -147,4 +133,6 @@ def _row(patch: Patch, current: settings.Settings) -> Row:
     else:
         status, reason = Status.PENDING, f"{patch.targets[0]} has not been imported"
     late = any(outcome.late for outcome in outcomes)
-    return Row(patch.id, patch.upstream, installed, status, reason, patch.title, late)
+    return Row(
+        patch.id, patch.upstream, installed, status, reason, patch.title, late, tuple(retired_by(patch))
+    )

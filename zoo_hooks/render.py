@@ -21,6 +21,7 @@ STYLES = {
     "repaired": "green",
     "not needed": "dim",
 }
+ACTIVE = ("APPLIED", "DRY_RUN")
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
@@ -36,13 +37,14 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
 def status_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Rows of a report."""
     return table(
-        ("patch", "upstream", "status", "why"),
+        ("patch", "upstream", "status", "why", "retired by"),
         (
             (
                 row["id"],
                 f"{row['upstream']} {row['version'] or '(not installed)'}",
                 row["status"],
                 row["reason"] + (" (late: imported before zoo-hooks)" if row["late"] else ""),
+                (" or ".join(row["retired_by"]) or "no release yet") if row["status"] in ACTIVE else "",
             )
             for row in rows
         ),

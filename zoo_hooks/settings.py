@@ -56,7 +56,8 @@ def read() -> Settings:
         if word == "dry-run":
             dry_run = True
         elif not any(fnmatchcase(patch_id, pattern) for patch_id in known):
-            near = difflib.get_close_matches(pattern, ["dry-run", "off", *known], n=1)
+            families = {f"{patch_id.partition('-')[0]}-*" for patch_id in known}
+            near = difflib.get_close_matches(pattern, ["dry-run", "off", *known, *sorted(families)], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             _tell(f"ZOO_HOOKS: {word!r} is no setting and matches no patch.{hint} Valid forms: {FORMS}.")
         else:

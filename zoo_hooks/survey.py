@@ -16,7 +16,7 @@ from threading import Timer
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks import ledger
+from zoo_hooks import ledger, releases
 from zoo_hooks.model import Patch
 
 SECONDS = 900  # for one answer; a cold import of torch on a slow disk takes minutes
@@ -66,7 +66,7 @@ def _row(patch: Patch, without: dict[str, Any], with_hooks: dict[str, Any]) -> d
     return {
         "id": patch.id,
         "upstream": patch.upstream,
-        "version": ledger.version(patch.upstream),
+        "version": releases.version(patch.upstream),
         "measures": patch.measures,
         "without": without["value"],
         "with": with_hooks["value"],
