@@ -52,7 +52,8 @@ def test_patterns_select_patches(text, applied):
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"), [("of", "off"), ("dryrun", "dry-run"), ("cache-statc-zero-shared", STATIC)]
+    ("text", "meant"),
+    [("of", "off"), ("dryrun", "dry-run"), ("cache-statc-zero-shared", STATIC), ("gema4-*", "gemma4-*")],
 )
 def test_an_unknown_word_is_warned_of_once_and_the_default_stays(text, meant, caplog):
     """The warning names the word, what it may have meant, and the valid forms."""
