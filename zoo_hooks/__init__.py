@@ -23,7 +23,12 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
+        "datasets.config",
+        "dill._dill",
+        "multiprocess.resource_tracker",
         "peft.tuners",
+        "torch._dynamo.compiled_autograd",
+        "transformers.audio_utils",
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",
         "transformers.modeling_utils",
