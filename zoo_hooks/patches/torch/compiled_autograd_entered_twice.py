@@ -32,7 +32,7 @@ from zoo_hooks.model import Figure, Patch, Verdict
 
 def probe(module: ModuleType) -> Verdict:
     instance = getattr(module, "AutogradCompilerInstance", None)
-    if not hasattr(instance, "end_capture"):
+    if instance is None or not hasattr(instance, "end_capture"):
         return Verdict.UNKNOWN
     code = inspect.unwrap(instance.end_capture).__code__
     inner = [const for const in code.co_consts if isinstance(const, CodeType)]
