@@ -23,7 +23,9 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
+        "peft.peft_model",
         "peft.tuners",
+        "peft.utils.transformers_weight_conversion",
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",
         "transformers.modeling_utils",
@@ -36,7 +38,12 @@ TARGETS = frozenset(
     }
 )
 # Those among them that have a patch with when="before".
-BEFORE: "frozenset[str]" = frozenset()
+BEFORE: "frozenset[str]" = frozenset(
+    {
+        "peft.peft_model",
+        "peft.utils.transformers_weight_conversion",
+    }
+)
 
 OFF_WORDS = frozenset({"0", "off", "false", "no"})
 
