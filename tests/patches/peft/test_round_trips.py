@@ -65,7 +65,7 @@ def lacking():
     """What this pair was not made for: peft before 0.19 knows nothing of fused experts."""
     if recorded("weight-conversion-import") != "ABSENT":
         return set()
-    fused = Version(installed("transformers")).major >= 5  # noqa: PLR2004
+    fused = Version(installed("transformers")).major >= 5
     return {"conversions", "experts"} if fused else {"conversions"}
 
 

@@ -54,7 +54,7 @@ def canary() -> Figure:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     shapes = {"w1": (16, 8), "w2": (8, 16), "w3": (16, 8)}
-    adapter = {}
+    adapter: dict[str, torch.Tensor] = {}
     for expert in range(2):
         for name, (rows, columns) in shapes.items():
             key = f"base_model.model.model.layers.0.block_sparse_moe.experts.{expert}.{name}"
