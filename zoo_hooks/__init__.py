@@ -26,7 +26,9 @@ TARGETS = frozenset(
         "datasets.config",
         "dill._dill",
         "multiprocess.resource_tracker",
+        "peft.peft_model",
         "peft.tuners",
+        "peft.utils.transformers_weight_conversion",
         "torch._dynamo.compiled_autograd",
         "transformers.audio_utils",
         "transformers.cache_utils",
@@ -41,7 +43,12 @@ TARGETS = frozenset(
     }
 )
 # Those among them that have a patch with when="before".
-BEFORE: "frozenset[str]" = frozenset()
+BEFORE = frozenset(
+    {
+        "peft.peft_model",
+        "peft.utils.transformers_weight_conversion",
+    }
+)
 
 OFF_WORDS = frozenset({"0", "off", "false", "no"})
 

@@ -110,7 +110,7 @@ PATCH = Patch(
     module=__name__,
     title="LoRA cannot target Gemma4ClippableLinear, the projections of Gemma-4's towers",
     targets=(TUNERS, GEMMA4),
-    affects=("peft>=0.21.2", "transformers>=5.5.0"),
+    affects=("peft>=0.17.1", "transformers>=5.5.0"),
     links=(
         "https://github.com/huggingface/peft/issues/3129",
         "https://github.com/huggingface/transformers/pull/45388",
