@@ -23,6 +23,10 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
+        "mlx_lm.models.gemma3n",
+        "mlx_vlm.models.gemma3n.language",
+        "mlx_vlm.models.gemma4.gemma4",
+        "mlx_vlm.models.gemma4.language",
         "peft.tuners",
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",

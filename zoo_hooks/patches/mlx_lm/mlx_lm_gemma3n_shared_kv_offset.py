@@ -1,0 +1,51 @@
+"""Gemma-3n in mlx-lm with a cache rotates queries of layers that share K/V by a wrong offset.
+
+Symptom
+-------
+Gemma-3n in mlx-lm: generation, and any other forward with a cache, is wrong. The logits are
+wrong without any error (off by about 1 on a scale of 3 in a random model): those of the prompt most, for
+its length is added to each position; after that each token is one position off.
+
+Cause
+-----
+The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
+made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
+
+Repair
+------
+Where a cache is given, the layers that use K/V are handed it with the offset that the layer which made
+the K/V has seen. All else of the cache, and the cache itself, is as it was.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.mlx_lm import _shared_kv, _tiny
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _shared_kv.offset_verdict(module, "LanguageModel", "Gemma3nAttention")
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    _shared_kv.share_with_unmoved_offset(changes, module.LanguageModel)
+
+
+def canary() -> Figure:
+    return _shared_kv.offset_figure(_tiny.mlx_lm_gemma3n())
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-3n in mlx-lm with a cache rotates queries of shared layers by a moved offset",
+    targets=("mlx_lm.models.gemma3n",),
+    affects=("mlx-lm>=0.31.1,<0.32.2",),
+    links=("https://github.com/ml-explore/mlx-lm/blob/v0.32.2/mlx_lm/models/gemma3n.py",),
+    measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

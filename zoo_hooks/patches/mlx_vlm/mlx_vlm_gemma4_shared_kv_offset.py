@@ -1,0 +1,51 @@
+"""Gemma-4 E2B and E4B in mlx-vlm with a cache rotates queries of layers that share K/V by a wrong offset.
+
+Symptom
+-------
+Gemma-4 E2B and E4B in mlx-vlm: generation, and any other forward with a cache, is wrong. The logits are
+wrong without any error (off by about 1 on a scale of 3 in a random model): those of the prompt most, for
+its length is added to each position; after that each token is one position off.
+
+Cause
+-----
+The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
+made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
+
+Repair
+------
+Where a cache is given, the layers that use K/V are handed it with the offset that the layer which made
+the K/V has seen. All else of the cache, and the cache itself, is as it was.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.mlx_vlm import _shared_kv, _tiny
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _shared_kv.offset_verdict(module, "Gemma4TextModel", "Attention")
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    _shared_kv.share_with_unmoved_offset(changes, module.Gemma4TextModel)
+
+
+def canary() -> Figure:
+    return _shared_kv.offset_figure(_tiny.gemma4())
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4 E2B and E4B in mlx-vlm with a cache rotates queries of shared layers by a moved offset",
+    targets=("mlx_vlm.models.gemma4.language",),
+    affects=("mlx-vlm>=0.4.4,<0.5.0",),
+    links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma4/language.py",),
+    measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
