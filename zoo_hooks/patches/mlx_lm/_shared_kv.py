@@ -77,7 +77,7 @@ def share_without_cache(changes: Changes, backbone: Any, layer: Any) -> None:
     changes.wrap(backbone, "__call__", make)
 
 
-def share_with_unmoved_offset(changes: Changes, backbone: Any, layer: Any) -> None:
+def share_with_unmoved_offset(changes: Changes, backbone: Any) -> None:
     """Let the layers that use K/V rotate by the offset at which these were made."""
 
     def make(original: Call) -> Call:
