@@ -44,7 +44,10 @@ class Unmoved:
 
 
 class Link:
-    """Stands in for a layer that makes shared K/V (``source`` is its own index), or uses them."""
+    """Stands in for a layer that makes shared K/V (``source`` is its own index), or uses them.
+
+    They are arguments and results of the layers' calls, which is what checkpointing differentiates.
+    """
 
     def __init__(self, layer: Any, index: int, source: int, passed: dict[int, Any]) -> None:
         self._layer = layer
@@ -55,13 +58,7 @@ class Link:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
 
-
-class WithoutCache(Link):
-    """Passes the K/V as arguments and results of the layers' calls, where checkpointing sees them."""
-
-    def __call__(self, x: Any, mask: Any = None, cache: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cache is not None:
-            return self._layer(x, mask, cache, *args, **kwargs)
+    def __call__(self, x: Any, mask: Any = None, _: Any = None, *args: Any, **kwargs: Any) -> Any:
         if self._index != self._source:
             kwargs[SHARED_KV] = self._passed[self._source]
             return self._layer(x, mask, None, *args, **kwargs)
@@ -70,18 +67,7 @@ class WithoutCache(Link):
         return hidden
 
 
-class WithCache(Link):
-    """Shows the layers that use K/V the offset that the layer that made them has seen."""
-
-    def __call__(self, x: Any, mask: Any = None, cache: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if cache is not None and self._index == self._source:
-            self._passed[self._index] = cache.offset + 0  # a copy: arrays are counted up in place
-        elif cache is not None:
-            cache = Unmoved(cache, self._passed[self._source])
-        return self._layer(x, mask, cache, *args, **kwargs)
-
-
-def linked(model: Any, kind: type[Link], layer_call: Any) -> Any:
+def linked(model: Any, layer_call: Any) -> Any:
     """A view of the model whose layers are linked; the model itself if it is not one to be linked."""
     layers = getattr(model, "layers", None)
     first = getattr(model, "first_kv_shared_layer_idx", None)
@@ -94,12 +80,12 @@ def linked(model: Any, kind: type[Link], layer_call: Any) -> Any:
         return model
     shared = {index: sources[index] for index in range(first, len(layers))}
     links = shared | {source: source for source in shared.values()}
-    if layer_call and not all(calls(type(layers[index]), layer_call) for index in links):
+    if not all(calls(type(layers[index]), layer_call) for index in links):
         return model
     passed: dict[int, Any] = {}
     view = copy.copy(model)  # the model that users hold is never touched, so threads do not meet
     view.layers = [
-        kind(layer, index, links[index], passed) if index in links else layer
+        Link(layer, index, links[index], passed) if index in links else layer
         for index, layer in enumerate(layers)
     ]
     return view

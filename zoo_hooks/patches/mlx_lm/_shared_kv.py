@@ -10,7 +10,7 @@ from typing import Any
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Verdict
 from zoo_hooks.patches.mlx_lm import _tiny
-from zoo_hooks.patches.mlx_lm._linked import SHARED_KV, Held, Link, WithCache, WithoutCache, linked
+from zoo_hooks.patches.mlx_lm._linked import SHARED_KV, Held, Unmoved, linked
 
 _CACHE = 2  # a layer's x and mask stand before its cache
 Call = Callable[..., Any]
@@ -47,7 +47,7 @@ def no_cache_verdict(module: ModuleType, backbone: str, attention: str) -> Verdi
 def offset_verdict(module: ModuleType, backbone: str, attention: str) -> Verdict:
     """Tell whether layers that share K/V read the cache's offset when it has been moved."""
     model, part = Code(getattr(module, backbone, None)), Code(getattr(module, attention, None))
-    if _passes_kv(model, part) or "offset" in part.parameters or "with_cache" in model.ours:
+    if _passes_kv(model, part) or "offset" in part.parameters or "with_cache" in part.ours:
         return Verdict.FIXED
     if "layer_idx_to_cache_idx" in model.names and {"is_kv_shared_layer", "offset"} <= {*part.names}:
         return Verdict.AFFECTED
@@ -69,7 +69,7 @@ def share_without_cache(changes: Changes, backbone: Any, layer: Any) -> None:
         def without_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
             cache = args[position] if len(args) > position else kwargs.get("cache")
             if cache is None or all(entry is None for entry in cache):
-                self = linked(self, WithoutCache, layer_call)  # noqa: PLW0642 - a view of it
+                self = linked(self, layer_call)  # noqa: PLW0642 - a view of it
             return original(self, *args, **kwargs)
 
         return without_cache
@@ -77,21 +77,19 @@ def share_without_cache(changes: Changes, backbone: Any, layer: Any) -> None:
     changes.wrap(backbone, "__call__", make)
 
 
-def share_with_unmoved_offset(changes: Changes, backbone: Any) -> None:
+def share_with_unmoved_offset(changes: Changes, attention: Any) -> None:
     """Let the layers that use K/V rotate by the offset at which these were made."""
 
     def make(original: Call) -> Call:
-        position = _position(original)
-
-        def with_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
-            cache = args[position] if len(args) > position else kwargs.get("cache")
-            if cache is not None and any(entry is not None for entry in cache):
-                self = linked(self, WithCache, None)  # noqa: PLW0642 - a view of it
-            return original(self, *args, **kwargs)
+        def with_cache(self: Any, x: Any, mask: Any = None, cache: Any = None) -> Any:
+            # A marker that stands in for a cache makes no masks, and its offset is never moved.
+            if self.is_kv_shared_layer and hasattr(cache, "make_mask"):
+                cache = Unmoved(cache, cache.offset - x.shape[1])
+            return original(self, x, mask, cache)
 
         return with_cache
 
-    changes.wrap(backbone, "__call__", make)
+    changes.wrap(attention, "__call__", make)
 
 
 def _position(function: Call) -> int:
@@ -123,7 +121,7 @@ def no_cache_figure(model: Any) -> Figure:
     eager = _tiny.error(expected, _tiny.kv_gradients(model, tokens))
     _tiny.checkpoint(model.layers)
     under = _tiny.error(expected, _tiny.kv_gradients(model, tokens))
-    return Figure(f"{gap:.0e}, {eager:.0e}, {under:.0e}", healthy=max(gap, eager, under) < _tiny.SMALL)
+    return Figure(f"{gap:.3g}, {eager:.3g}, {under:.3g}", healthy=max(gap, eager, under) < _tiny.SMALL)
 
 
 def offset_figure(model: Any) -> Figure:
@@ -137,4 +135,4 @@ def offset_figure(model: Any) -> Figure:
     steps = [_tiny.logits(model, tokens[:, at : at + 1], cache) for at in range(prefix, tokens.shape[1])]
     prefill = abs(start - expected[:, :prefix]).max().item()
     decode = abs(mx.concatenate(steps, axis=1) - expected[:, prefix:]).max().item()
-    return Figure(f"{prefill:.0e}, {decode:.0e}", healthy=max(prefill, decode) < _tiny.SMALL)
+    return Figure(f"{prefill:.3g}, {decode:.3g}", healthy=max(prefill, decode) < _tiny.SMALL)

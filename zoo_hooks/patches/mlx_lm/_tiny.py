@@ -58,7 +58,7 @@ def gemma4_with_towers(**config: Any) -> Any:
     family = import_module("mlx_vlm.models.gemma4")
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 8, "position_embedding_size": 16}
-    tokens = {"image_token_id": 90, "audio_token_id": 91, "video_token_id": 92}
+    tokens = {"image_token_id": 90, "audio_token_id": 91}
     text = family.TextConfig(**GEMMA4 | config)
     shape = family.ModelConfig(text_config=text, vision_config=family.VisionConfig(**vision), **tokens)
     return filled(family.Model(shape))

@@ -13,8 +13,8 @@ made the K/V has by then put them into the cache, which moved the offset past th
 
 Repair
 ------
-Where a cache is given, the layers that use K/V are handed it with the offset that the layer which made
-the K/V has seen. All else of the cache, and the cache itself, is as it was.
+The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
+has. All else of the cache, and the cache itself, is as it was.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    _shared_kv.share_with_unmoved_offset(changes, module.LanguageModel)
+    _shared_kv.share_with_unmoved_offset(changes, module.Gemma3nAttention)
 
 
 def canary() -> Figure:
@@ -42,8 +42,8 @@ PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-lm with a cache rotates queries of shared layers by a moved offset",
     targets=("mlx_lm.models.gemma3n",),
-    affects=("mlx-lm>=0.31.1,<0.32.2",),
-    links=("https://github.com/ml-explore/mlx-lm/blob/v0.32.2/mlx_lm/models/gemma3n.py",),
+    affects=("mlx-lm>=0.31.1,<0.32.0",),
+    links=("https://github.com/ml-explore/mlx-lm/blob/v0.31.3/mlx_lm/models/gemma3n.py",),
     measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
     probe=probe,
     repair=repair,

@@ -13,8 +13,8 @@ made the K/V has by then put them into the cache, which moved the offset past th
 
 Repair
 ------
-Where a cache is given, the layers that use K/V are handed it with the offset that the layer which made
-the K/V has seen. All else of the cache, and the cache itself, is as it was.
+The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
+has. All else of the cache, and the cache itself, is as it was.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    _shared_kv.share_with_unmoved_offset(changes, module.Gemma4TextModel)
+    _shared_kv.share_with_unmoved_offset(changes, module.Attention)
 
 
 def canary() -> Figure:
