@@ -8,14 +8,15 @@ import json
 import os
 import pickle
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import python
+from mlx import nn
 from mlx.utils import tree_flatten
 
 import zoo_hooks
@@ -32,7 +33,9 @@ def oracle(family: str, length: int):
     """Logits, and gradients by their names in MLX, of transformers with eager attention."""
     model = getattr(_tiny, family)()
     config = getattr(_tiny, family.upper()) | {"rope_parameters": _tiny.ROPE}
-    config = {key: value for key, value in config.items() if key not in ("rope_theta", "rope_local_base_freq")}
+    config = {
+        key: value for key, value in config.items() if key not in ("rope_theta", "rope_local_base_freq")
+    }
     weights = {key: np.array(value) for key, value in tree_flatten(model.parameters())}
     with tempfile.TemporaryDirectory() as folder:
         given, answer = f"{folder}/given.npz", f"{folder}/answer.npz"
@@ -51,7 +54,7 @@ def largest(one, other):
 
 
 class SharedKV:
-    """Tests; a subclass names the model, its patches, and how many tokens its release gets right."""
+    """A subclass names the model, its patches, and how many tokens its release gets right."""
 
     name: str
     no_cache: str
@@ -86,6 +89,10 @@ class SharedKV:
     def applied(self, patch):
         return zoo_hooks.report()[patch].status.name == "APPLIED"
 
+
+class WithoutCache(SharedKV):
+    """Tests of forwards without a cache, as training runs them."""
+
     def test_logits_without_a_cache_are_the_oracles(self):
         """Within 1e-4; without the repair they are off by more than 1."""
         expected, _ = self.truth
@@ -118,40 +125,6 @@ class SharedKV:
         print(f"{self.name} K/V gradients, {how}: {wrong:.2g} without, {right:.2g} with the hooks")
         assert right < WITHIN
         assert (wrong > 0.1) == self.applied(self.no_cache)
-
-    def test_prefill_and_decode_are_the_oracles(self):
-        """Within 1e-4, beyond the window too; without the repair off by more than a tenth, each."""
-        expected, _ = self.truth
-        with zoo_hooks.disabled(self.offset):
-            wrong = abs(self.stepwise(self.model, self.tokens) - expected)
-        right = abs(self.stepwise(self.model, self.tokens) - expected)
-        for part, where in (("prefill", slice(PREFIX)), ("decode", slice(PREFIX, None))):
-            before, after = (some[:, where].max().item() for some in (wrong, right))
-            print(f"{self.name} logits, {part}: {before:.2g} without, {after:.2g} with the hooks")
-            assert after < WITHIN
-            assert (before > 0.1) == self.applied(self.offset)
-
-    def test_kv_gradients_through_prefill_and_decode_are_the_oracles(self):
-        """The loss of a cached forward, whole or token by token, has the oracle's gradients."""
-        _, expected = self.truth
-        model, tokens = self.model, self.tokens
-
-        def gradients(forward):
-            def loss(some):
-                return nn.losses.cross_entropy(forward(some)[:, :-1], tokens[:, 1:]).mean()
-
-            return dict(tree_flatten(nn.value_and_grad(model, loss)(model)[1]))
-
-        for forward in (
-            lambda some: _tiny.logits(some, tokens, some.make_cache()),
-            lambda some: self.stepwise(some, tokens),
-        ):
-            right = _tiny.error(expected, gradients(forward))
-            with zoo_hooks.disabled(self.offset):
-                wrong = _tiny.error(expected, gradients(forward))
-            print(f"{self.name} K/V gradients with a cache: {wrong:.2g} without, {right:.2g} with the hooks")
-            assert right < WITHIN
-            assert (wrong > 0.1) == self.applied(self.offset)
 
     @pytest.mark.parametrize("checkpointed", [False, True])
     def test_kv_gradients_are_the_slopes_of_the_loss(self, checkpointed):
@@ -190,16 +163,6 @@ class SharedKV:
         assert largest(_tiny.logits(model, tokens, [None] * len(model.layers)), expected) == 0
         assert largest(_tiny.logits(model, inputs_of(tokens)), expected) == 0
 
-    def test_greedy_tokens_with_a_cache_are_those_without(self):
-        """Eight tokens, beyond the window unless the release has none."""
-        model = self.model
-        seen, cache, last = self.tokens[:, :PREFIX], model.make_cache(), self.tokens[:, :PREFIX]
-        for _ in range(self.length - PREFIX):
-            last = mx.argmax(_tiny.logits(model, last, cache)[:, -1:], axis=-1)
-            plain = mx.argmax(_tiny.logits(model, seen)[:, -1:], axis=-1)
-            assert last.item() == plain.item()
-            seen = mx.concatenate([seen, last], axis=1)
-
     def test_layers_called_alone_are_as_they_were(self):
         """Bit for bit, with a cache and without: only a model's own loop links them."""
         model = self.model
@@ -217,7 +180,9 @@ class SharedKV:
         right = outputs()
         with zoo_hooks.disabled(self.no_cache), zoo_hooks.disabled(self.offset):
             for one, two in zip(outputs(), right, strict=True):
-                assert all(mx.array_equal(a[1], b[1]) for a, b in zip(one, two, strict=True) if a[1] is not None)
+                assert all(
+                    mx.array_equal(a[1], b[1]) for a, b in zip(one, two, strict=True) if a[1] is not None
+                )
 
     def test_the_model_that_users_hold_is_not_touched(self):
         """No attribute, no layer and no weight differs after a forward; copies and pickles work."""
@@ -263,6 +228,54 @@ class SharedKV:
         assert same == [not self.applied(self.no_cache), not self.applied(self.offset)]
 
 
+class WithCache(SharedKV):
+    """Tests of forwards with a cache, as generation runs them."""
+
+    def test_prefill_and_decode_are_the_oracles(self):
+        """Within 1e-4, beyond the window too; without the repair off by more than a tenth, each."""
+        expected, _ = self.truth
+        with zoo_hooks.disabled(self.offset):
+            wrong = abs(self.stepwise(self.model, self.tokens) - expected)
+        right = abs(self.stepwise(self.model, self.tokens) - expected)
+        for part, where in (("prefill", slice(PREFIX)), ("decode", slice(PREFIX, None))):
+            before, after = (some[:, where].max().item() for some in (wrong, right))
+            print(f"{self.name} logits, {part}: {before:.2g} without, {after:.2g} with the hooks")
+            assert after < WITHIN
+            assert (before > 0.1) == self.applied(self.offset)
+
+    def test_kv_gradients_through_prefill_and_decode_are_the_oracles(self):
+        """The loss of a cached forward, whole or token by token, has the oracle's gradients."""
+        _, expected = self.truth
+        model, tokens = self.model, self.tokens
+
+        def gradients(forward):
+            def loss(some):
+                return nn.losses.cross_entropy(forward(some)[:, :-1], tokens[:, 1:]).mean()
+
+            return dict(tree_flatten(nn.value_and_grad(model, loss)(model)[1]))
+
+        for forward in (
+            lambda some: _tiny.logits(some, tokens, some.make_cache()),
+            lambda some: self.stepwise(some, tokens),
+        ):
+            right = _tiny.error(expected, gradients(forward))
+            with zoo_hooks.disabled(self.offset):
+                wrong = _tiny.error(expected, gradients(forward))
+            print(f"{self.name} K/V gradients with a cache: {wrong:.2g} without, {right:.2g} with the hooks")
+            assert right < WITHIN
+            assert (wrong > 0.1) == self.applied(self.offset)
+
+    def test_greedy_tokens_with_a_cache_are_those_without(self):
+        """Eight tokens, beyond the window unless the release has none."""
+        model = self.model
+        seen, cache, last = self.tokens[:, :PREFIX], model.make_cache(), self.tokens[:, :PREFIX]
+        for _ in range(self.length - PREFIX):
+            last = mx.argmax(_tiny.logits(model, last, cache)[:, -1:], axis=-1)
+            plain = mx.argmax(_tiny.logits(model, seen)[:, -1:], axis=-1)
+            assert last.item() == plain.item()
+            seen = mx.concatenate([seen, last], axis=1)
+
+
 @functools.cache
 def digests():
     """Of each model: digests without and with a cache, of a child with the hooks and of one without."""
@@ -279,6 +292,14 @@ def digests():
     sides = python(code).split(), python(code, ZOO_HOOKS="0").split()
     names = ("gemma4", "gemma3n", "mlx_lm_gemma3n")
     return {name: [side[2 * n : 2 * n + 2] for side in sides] for n, name in enumerate(names)}
+
+
+def trained(name, how, **variables):
+    """Errors of the gradients of three steps of mlx-vlm's own trainer, in a child."""
+    script = Path(__file__).parent / "patches" / "mlx_vlm" / "trainer.py"
+    command = [sys.executable, script, name, how]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
+    return json.loads(run.stdout.splitlines()[-1])["errors"]
 
 
 def inputs_of(tokens):

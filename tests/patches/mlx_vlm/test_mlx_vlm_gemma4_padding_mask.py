@@ -6,8 +6,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
+from mlx import nn
 
 import zoo_hooks
 from zoo_hooks.patches.mlx_lm import _tiny
@@ -93,7 +93,7 @@ def test_the_trainers_loss_is_the_causal_one(model, rows):
     if applied() and rows == 1:
         with zoo_hooks.disabled(PATCH):
             print(f"the trainer's loss: {loss():.4f} without, {causal:.4f} with the hooks")
-            assert abs(loss() - causal) > 0.1
+            assert abs(loss() - causal) > 0.005
 
 
 def test_other_masks_pass_through(model):
@@ -139,7 +139,7 @@ def test_a_forward_with_a_cache_leaves_the_mask_out(model):
     """A prompt that fills a cache, with a mask of ones, gives the logits without one."""
     tokens = _tiny.prompt(LENGTH)
     expected = model(tokens).logits
-    assert largest(model(tokens, None, ONES, model.make_cache()).logits, expected) < 1e-5
+    assert largest(model(tokens, None, ONES, model.language_model.make_cache()).logits, expected) < 1e-5
 
 
 def test_it_compiles(model):

@@ -98,7 +98,7 @@ def sources_fit(sources: list[Any], first: int) -> bool:
 
 def calls(kind: type, function: Any) -> bool:
     """Tell whether calling instances of a class calls this function, through checkpointing or not."""
-    call = getattr(kind, "__call__", None)
+    call = getattr(kind, "__call__", None)  # noqa: B004 - which one
     if call is function:
         return True
     cells = (call.__closure__ or ()) if isinstance(call, FunctionType) else ()

@@ -69,7 +69,7 @@ def share_without_cache(changes: Changes, backbone: Any, layer: Any) -> None:
         def without_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
             cache = args[position] if len(args) > position else kwargs.get("cache")
             if cache is None or all(entry is None for entry in cache):
-                self = linked(self, layer_call)  # noqa: PLW0642 - a view of it
+                self = linked(self, layer_call)
             return original(self, *args, **kwargs)
 
         return without_cache

@@ -74,7 +74,9 @@ def gemma3n(**config: Any) -> Any:
 def mlx_lm_gemma3n(**config: Any) -> Any:
     """The language model of mlx-lm's Gemma-3n, of six layers, of which the last three share K/V."""
     family = import_module("mlx_lm.models.gemma3n")
-    return filled(family.LanguageModel(family.TextConfig(**GEMMA3N | {"model_type": "gemma3n_text"} | config)))
+    return filled(
+        family.LanguageModel(family.TextConfig(**GEMMA3N | {"model_type": "gemma3n_text"} | config))
+    )
 
 
 def filled(model: Any) -> Any:
@@ -106,14 +108,14 @@ def logits(model: Any, tokens: Any, cache: Any = None) -> Any:
 
 def loss(model: Any, tokens: Any, cache: Any = None) -> Any:
     """Mean cross-entropy of the next token."""
-    import mlx.nn as nn
+    from mlx import nn
 
     return nn.losses.cross_entropy(logits(model, tokens, cache)[:, :-1], tokens[:, 1:]).mean()
 
 
 def kv_gradients(model: Any, tokens: Any, cache: Callable[[], Any] = lambda: None) -> dict[str, Any]:
     """Gradients of the projections that make K and V, by name."""
-    import mlx.nn as nn
+    from mlx import nn
     from mlx.utils import tree_flatten
 
     _, gradients = nn.value_and_grad(model, lambda some: loss(some, tokens, cache()))(model)

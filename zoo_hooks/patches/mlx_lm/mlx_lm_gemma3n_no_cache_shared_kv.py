@@ -2,7 +2,6 @@
 
 Symptom
 -------
-Gemma-3n in mlx-lm: a forward without a cache, which is how all trainers run it, is wrong.
 Training starts at a loss that is far too high and gives wrong gradients, without any error: logits are
 off by about 3 on a scale of 3 in a random model, gradients of the K/V projections by more than 100%.
 
@@ -46,7 +45,10 @@ PATCH = Patch(
     title="Gemma-3n in mlx-lm without a cache does not share K/V between layers",
     targets=("mlx_lm.models.gemma3n",),
     affects=("mlx-lm>=0.31.1",),
-    links=("https://github.com/ml-explore/mlx-lm/blob/v0.32.2/mlx_lm/models/gemma3n.py",),
+    links=(
+        "https://github.com/ml-explore/mlx-lm/issues/1674",
+        "https://github.com/ml-explore/mlx-lm/pull/1702",
+    ),
     measures="errors without a cache: logits, K/V gradients, those under checkpointing (right: below 1e-4)",
     probe=probe,
     repair=repair,

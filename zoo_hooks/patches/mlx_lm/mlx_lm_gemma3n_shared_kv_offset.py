@@ -2,9 +2,9 @@
 
 Symptom
 -------
-Gemma-3n in mlx-lm: generation, and any other forward with a cache, is wrong. The logits are
-wrong without any error (off by about 1 on a scale of 3 in a random model): those of the prompt most, for
-its length is added to each position; after that each token is one position off.
+Generation, and any other forward with a cache, gives wrong logits without any error (off by about 1 on a
+scale of 3 in a random model). For a prompt its length is added to the position of each query, and one
+for each token after it.
 
 Cause
 -----
@@ -43,7 +43,10 @@ PATCH = Patch(
     title="Gemma-3n in mlx-lm with a cache rotates queries of shared layers by a moved offset",
     targets=("mlx_lm.models.gemma3n",),
     affects=("mlx-lm>=0.31.1,<0.32.0",),
-    links=("https://github.com/ml-explore/mlx-lm/blob/v0.31.3/mlx_lm/models/gemma3n.py",),
+    links=(
+        "https://github.com/ml-explore/mlx-lm/issues/1384",
+        "https://github.com/ml-explore/mlx-lm/pull/1396",
+    ),
     measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
     probe=probe,
     repair=repair,

@@ -2,7 +2,6 @@
 
 Symptom
 -------
-Gemma-3n in mlx-vlm: a forward without a cache, which is how all trainers run it, is wrong.
 Training starts at a loss that is far too high and gives wrong gradients, without any error: logits are
 off by about 3 on a scale of 3 in a random model, gradients of the K/V projections by more than 100%.
 
@@ -10,6 +9,8 @@ Cause
 -----
 The last layers use the K/V of earlier ones, and find them in the cache that both have. Training has no
 cache, and each of these layers then makes its own K/V, with weights that were never trained for it.
+
+No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
 
 Repair
 ------
@@ -46,7 +47,10 @@ PATCH = Patch(
     title="Gemma-3n in mlx-vlm without a cache does not share K/V between layers",
     targets=("mlx_vlm.models.gemma3n.language",),
     affects=("mlx-vlm>=0.4.4",),
-    links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
+        "https://github.com/unslothai/unsloth-zoo/pull/1275",
+    ),
     measures="errors without a cache: logits, K/V gradients, those under checkpointing (right: below 1e-4)",
     probe=probe,
     repair=repair,

@@ -2,14 +2,16 @@
 
 Symptom
 -------
-Gemma-3n in mlx-vlm: generation, and any other forward with a cache, is wrong. The logits are
-wrong without any error (off by about 1 on a scale of 3 in a random model): those of the prompt most, for
-its length is added to each position; after that each token is one position off.
+Generation, and any other forward with a cache, gives wrong logits without any error (off by about 1 on a
+scale of 3 in a random model). For a prompt its length is added to the position of each query, and one
+for each token after it.
 
 Cause
 -----
 The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
 made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
+
+No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
 
 Repair
 ------
@@ -43,7 +45,10 @@ PATCH = Patch(
     title="Gemma-3n in mlx-vlm with a cache rotates queries of shared layers by a moved offset",
     targets=("mlx_vlm.models.gemma3n.language",),
     affects=("mlx-vlm>=0.4.4",),
-    links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
+        "https://github.com/ml-explore/mlx-lm/pull/1396",
+    ),
     measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
     probe=probe,
     repair=repair,

@@ -2,7 +2,6 @@
 
 Symptom
 -------
-Gemma-4 E2B and E4B in mlx-vlm: a forward without a cache, which is how all trainers run it, is wrong.
 Training starts at a loss that is far too high and gives wrong gradients, without any error: logits are
 off by about 3 on a scale of 3 in a random model, gradients of the K/V projections by more than 100%.
 
@@ -46,7 +45,10 @@ PATCH = Patch(
     title="Gemma-4 E2B and E4B in mlx-vlm without a cache does not share K/V between layers",
     targets=("mlx_vlm.models.gemma4.language",),
     affects=("mlx-vlm>=0.4.4,<0.5.0",),
-    links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma4/language.py",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/pull/901",
+        "https://github.com/unslothai/unsloth-zoo/pull/1275",
+    ),
     measures="errors without a cache: logits, K/V gradients, those under checkpointing (right: below 1e-4)",
     probe=probe,
     repair=repair,

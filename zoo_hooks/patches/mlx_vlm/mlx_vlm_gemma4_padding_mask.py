@@ -12,6 +12,8 @@ The trainers pass their ``attention_mask`` of shape [batch, length], ones with z
 ``mask``. ``Model.__call__`` hands it on as the mask of every layer, where it stands for the causal mask
 and the sliding window. The trainers make an exception of gemma4_unified only.
 
+No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
+
 Repair
 ------
 A mask of the shape of ``input_ids`` is taken for what it is: without a cache each layer gets its own
@@ -64,7 +66,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
             else:
                 kwargs["mask"] = None
             if (args[_CACHE] if len(args) > _CACHE else kwargs.get("cache")) is None:
-                self = _padding.masked(self, mask)  # noqa: PLW0642 - a view of it
+                self = _padding.masked(self, mask)
             return original(self, *args, **kwargs)
 
         return call
@@ -97,7 +99,10 @@ PATCH = Patch(
     title="Gemma-4 in mlx-vlm takes a batch's padding mask for its attention mask, so it is not causal",
     targets=("mlx_vlm.models.gemma4.gemma4",),
     affects=("mlx-vlm>=0.6.5",),
-    links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma4/gemma4.py",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma4/gemma4.py",
+        "https://github.com/unslothai/unsloth-zoo/pull/963",
+    ),
     measures="how far the last token moves earlier logits, and padding all logits (right: 0, below 1e-4)",
     probe=probe,
     repair=repair,

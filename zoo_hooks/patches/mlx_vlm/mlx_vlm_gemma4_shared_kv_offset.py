@@ -2,9 +2,9 @@
 
 Symptom
 -------
-Gemma-4 E2B and E4B in mlx-vlm: generation, and any other forward with a cache, is wrong. The logits are
-wrong without any error (off by about 1 on a scale of 3 in a random model): those of the prompt most, for
-its length is added to each position; after that each token is one position off.
+Generation, and any other forward with a cache, gives wrong logits without any error (off by about 1 on a
+scale of 3 in a random model). For a prompt its length is added to the position of each query, and one
+for each token after it.
 
 Cause
 -----
@@ -43,7 +43,10 @@ PATCH = Patch(
     title="Gemma-4 E2B and E4B in mlx-vlm with a cache rotates queries of shared layers by a moved offset",
     targets=("mlx_vlm.models.gemma4.language",),
     affects=("mlx-vlm>=0.4.4,<0.5.0",),
-    links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma4/language.py",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/pull/901",
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma4/language.py",
+    ),
     measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
     probe=probe,
     repair=repair,
