@@ -25,6 +25,10 @@ TARGETS = frozenset(
     {
         "datasets.config",
         "dill._dill",
+        "mlx_lm.models.gemma3n",
+        "mlx_vlm.models.gemma3n.language",
+        "mlx_vlm.models.gemma4.gemma4",
+        "mlx_vlm.models.gemma4.language",
         "multiprocess.resource_tracker",
         "peft.peft_model",
         "peft.tuners",
