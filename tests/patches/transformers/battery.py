@@ -169,16 +169,15 @@ if hasattr(transformers, "Gemma4UnifiedTextConfig"):
     MODELS["unified"] = Model(_tiny.unified_model)
 
 
-def own_assistant(name: str) -> Any:
-    """What predicts several tokens for a Gemma-4, from its keys and values; None where there is none."""
-    if name not in {"31b", "26b-a4b", "e2b", "e4b"} or not hasattr(transformers, "Gemma4AssistantConfig"):
-        return None
+def own_assistant() -> Any:
+    """What predicts several tokens for a Gemma-4 from its keys and values; all its layers share."""
     shape = {**_tiny.TEXT, **_tiny.GEMMA4, **_tiny._layers(2, 2), "vocab_size_per_layer_input": 0}
     text = transformers.Gemma4TextConfig(**shape)
     config = transformers.Gemma4AssistantConfig(text_config=text, backbone_hidden_size=32)
     return _tiny._seeded(transformers.Gemma4AssistantForCausalLM, config)
 
 
+ASSISTED = ("31b", "26b-a4b", "e2b", "e4b") if hasattr(transformers, "Gemma4AssistantConfig") else ()
 SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
 PATCHES = {
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
@@ -205,8 +204,9 @@ CANNOT = [
     ("exported", "transformers", ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit"), "4bit-loaded"),
     ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
     ("accumulation", "transformers>=5.3.0,<5.5.3", tuple(MODELS), "unshared"),
+    ("own_assistant", "transformers>=5.23.0", ASSISTED, "e2b"),
 ]
 """What upstream cannot do, with or without the hooks: activity, releases, models, and the model of which
 the same is asked without the hooks. In this order: save a model that was loaded in 4 bits; trace a
 bitsandbytes layer; give a static cache what autocast made of keys and values; divide by the number of
-accumulated batches once only."""
+accumulated batches once only; build a model all of whose layers share K/V, as Gemma-4's assistants do."""
