@@ -1,9 +1,10 @@
 """Time and memory of a training step with the hooks and without, in one process by turns.
 
 Without them the patches are undone (``zoo_hooks.disabled``) for one step, so that both sides have the same
-weights and neighbours. The memory is the peak of what torch's allocator has handed out for the step:
-its profiler reports each allocation and each release, and their running sum is exact and
-repeatable, unlike the size of the process, which keeps what it once had.
+weights and neighbours. The memory is the peak of what torch's allocator hands out in the step, gradients
+included: its profiler reports each allocation and each release, and their running sum is
+repeatable, unlike the size of the process, which keeps what it once had. Gradients of the step before are
+dropped first, for the profiler reports no release of what it has not seen allocated.
 """
 
 from __future__ import annotations
@@ -59,8 +60,7 @@ class Trained:
         self.size = sum(parameter.numel() for parameter in self.model.parameters())
 
     def step(self) -> None:
-        """Forward, backward, update."""
-        self.optimizer.zero_grad()
+        """Forward, backward, update; the gradients are dropped before."""
         self.model(input_ids=self.ids, labels=self.ids, use_cache=False).loss.backward()
         self.optimizer.step()
 
@@ -71,6 +71,7 @@ class Trained:
                 stack.enter_context(zoo_hooks.disabled(patch))
             if mode is not None:
                 self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=mode)
+            self.optimizer.zero_grad()
             if memory:
                 return self._peak()
             start = time.perf_counter()
@@ -81,7 +82,6 @@ class Trained:
         from torch.autograd import DeviceType
         from torch.profiler import ProfilerActivity, profile
 
-        self.step()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             self.step()
         events = [
