@@ -107,7 +107,7 @@ def applied() -> Iterator[Wrapper]:
             with suppress(ModuleNotFoundError):  # a family that this release lacks
                 importlib.import_module(target)
             outcome = ledger.find(patch.id, target)
-            for made in outcome.changes._made if outcome and outcome.changes else ():
+            for made in outcome.changes._made if outcome and outcome.changes else ():  # noqa: SLF001
                 if isinstance(made.owner, type) and isinstance(made.after, (FunctionType, property)):
                     yield Wrapper(patch.id, made.owner, made.name, made.before, made.after)
 

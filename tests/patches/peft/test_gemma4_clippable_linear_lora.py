@@ -135,7 +135,7 @@ def test_other_methods_adapt_them_too(tuner):
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in trained.values())
     with torch.no_grad():
         for parameter in trained.values():
-            parameter += 0.01
+            parameter.add_(0.01)
     expected = logits(model.eval())
     assert (logits(model.merge_and_unload()) - expected).abs().max() < 1e-4
 

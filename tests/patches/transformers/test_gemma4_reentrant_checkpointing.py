@@ -84,7 +84,7 @@ def test_mistral_large_4_is_right_too():
     def step(some):
         calls = []
         for layer in some.layers:
-            layer.mlp.register_forward_hook(lambda *_: calls.append(1))
+            layer.self_attn.register_forward_hook(lambda *_: calls.append(1))
         some.train()(_tiny.prompt(), use_cache=False).last_hidden_state[..., :16].square().sum().backward()
         return gradients(some), len(calls)
 
