@@ -167,7 +167,8 @@ def assisted(name, _):
             weight.data *= 1 + torch.randn_like(weight)
     for assistant in (copy.deepcopy(model(name)), other):
         assert generate(model(name), name, assistant_model=assistant).equal(expected)
-    assert generate(model(name), name, prompt_lookup_num_tokens=3).equal(expected)
+    looked_up = generate(model(name), name, prompt_lookup_num_tokens=3)
+    assert looked_up[:, : expected.shape[1]].equal(expected)  # 5.5.0 may give one more than was asked for
 
 
 def own_assistant(name, _):
