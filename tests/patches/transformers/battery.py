@@ -210,4 +210,5 @@ CANNOT = [
 """What upstream cannot do, with or without the hooks: activity, releases, models, and the model of which
 the same is asked without the hooks. In this order: save a model that was loaded in 4 bits; trace a
 bitsandbytes layer; give a static cache what autocast made of keys and values; divide by the number of
-accumulated batches once only; load what a Trainer saved of Gemma-3n, under other names; build a model all of whose layers share K/V, as Gemma-4's assistants do."""
+accumulated batches once only; load what a Trainer saved of Gemma-3n, under other names; build
+a model all of whose layers share K/V, as Gemma-4's assistants do."""
