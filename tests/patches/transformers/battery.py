@@ -57,9 +57,9 @@ def half(model: Any) -> Any:
         return type(model).from_pretrained(folder, dtype=HALF).eval()
 
 
-def loud() -> Any:
-    """Like E2B; products in its MLPs do not fit float16, but their outputs do."""
-    model = _tiny.shared_model(**E2B)
+def loud(model: Any = None) -> Any:
+    """By default like E2B; products in its MLPs do not fit float16, but their outputs do."""
+    model = _tiny.shared_model(**E2B) if model is None else model
     for layer in model.model.layers:
         layer.mlp.gate_proj.weight.data *= 1000
         layer.mlp.up_proj.weight.data *= 1000
@@ -123,6 +123,12 @@ def vision_4bit() -> Any:
 MODELS = {
     "unshared": Model(_tiny.unshared_model),
     "gemma3n": Model(_tiny.gemma3n_model),
+    "gemma3n-fp16": Model(
+        lambda: half(loud(_tiny.gemma3n_model())),
+        reference=lambda: loud(_tiny.gemma3n_model()),
+        error=0.01,
+        least=0.5,
+    ),
     "4bit": Model(lambda: text_4bit(["lm_head", "self_attn"])),
     "4bit-loaded": Model(lambda: _four_bit.reloaded(text_4bit()), reference=text_4bit),
     "4bit-bare": Model(
@@ -180,9 +186,11 @@ def own_assistant() -> Any:
 ASSISTED = ("31b", "26b-a4b", "e2b", "e4b") if hasattr(transformers, "Gemma4AssistantConfig") else ()
 SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
 PATCHES = {
+    "adapter-sharding-import": ("vision-lora",),
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
     "cache-dynamic-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
     "cache-static-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
+    "gemma3n-mlp-fp16": ("gemma3n-fp16",),
     "gemma3n-no-cache-shared-kv": ("gemma3n",),
     "gemma4-audio-attention-autocast": ("audio-autocast",),
     "gemma4-audio-features-dtype": ("audio-fp16",),
@@ -193,9 +201,15 @@ PATCHES = {
     "gemma4-per-layer-inputs-off": ("no-per-layer-inputs",),
     "gemma4-reentrant-checkpointing": SHARING,
     "gemma4-vision-pooler-fp16": ("vision-fp16",),
+    "hybrid-cache-import": ("vision-lora",),
     "input-require-grads": ("unshared", "vision-lora"),
     "skip-list-inner-names-4bit": ("4bit",),
     "trainer-rng-state": ("unshared", "e2b"),
+    "transformers-torchcodec-broken": ("audio",),
+    "weight-conversion-import": ("vision-lora",),
+    "weight-conversion-loading-info": ("vision-lora",),
+    "weight-conversion-scope": ("vision-lora",),
+    "weight-converter-arguments": ("vision-lora",),
 }
 """Names of models by patch. A model that is named here goes through all of the battery."""
 
