@@ -52,8 +52,9 @@ def test_the_canary_is_wrong_without_and_right_with_the_repair_or_right_in_both(
     """On an affected release the figure is mended by the hooks; on the others it needs none."""
     row = measured(patch.id)
     absent = f"cannot run here: no module named {patch.targets[0]}"
-    expected = {"AFFECTED": "repaired", "FIXED": "not needed", "ABSENT": absent}[recorded(patch.id)]
-    assert row["result"] == expected, row
+    fixed = {"not needed", "repaired by another patch"}
+    expected = {"AFFECTED": {"repaired"}, "FIXED": fixed, "ABSENT": {absent}}[recorded(patch.id)]
+    assert row["result"] in expected, row
 
 
 @pytest.mark.parametrize("patch", catalogue.everything(), ids=named)
