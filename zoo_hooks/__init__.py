@@ -33,10 +33,25 @@ TARGETS = frozenset(
         "transformers.models.mistral_large4.modeling_mistral_large4",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
+        "trl.experimental.bco.bco_trainer",
+        "trl.experimental.cpo.cpo_trainer",
+        "trl.experimental.kto.kto_trainer",
+        "trl.experimental.online_dpo.online_dpo_trainer",
+        "trl.experimental.orpo.orpo_trainer",
+        "trl.import_utils",
+        "trl.trainer.bco_trainer",
+        "trl.trainer.cpo_trainer",
+        "trl.trainer.dpo_trainer",
+        "trl.trainer.grpo_trainer",
+        "trl.trainer.kto_trainer",
+        "trl.trainer.online_dpo_trainer",
+        "trl.trainer.orpo_trainer",
+        "trl.trainer.reward_trainer",
+        "trl.trainer.rloo_trainer",
     }
 )
 # Those among them that have a patch with when="before".
-BEFORE: "frozenset[str]" = frozenset()
+BEFORE = frozenset({"trl.trainer.dpo_trainer"})
 
 OFF_WORDS = frozenset({"0", "off", "false", "no"})
 
