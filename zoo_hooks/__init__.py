@@ -33,12 +33,16 @@ TARGETS = frozenset(
         "transformers.models.mistral_large4.modeling_mistral_large4",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
+        "triton.compiler.compiler",
         "trl.experimental.bco.bco_trainer",
         "trl.experimental.cpo.cpo_trainer",
+        "trl.experimental.gold.gold_trainer",
         "trl.experimental.kto.kto_trainer",
         "trl.experimental.online_dpo.online_dpo_trainer",
+        "trl.experimental.openenv.utils",
         "trl.experimental.orpo.orpo_trainer",
         "trl.import_utils",
+        "trl.scripts.vllm_serve",
         "trl.trainer.bco_trainer",
         "trl.trainer.cpo_trainer",
         "trl.trainer.dpo_trainer",
@@ -48,6 +52,7 @@ TARGETS = frozenset(
         "trl.trainer.orpo_trainer",
         "trl.trainer.reward_trainer",
         "trl.trainer.rloo_trainer",
+        "vllm.sampling_params",
     }
 )
 # Those among them that have a patch with when="before".

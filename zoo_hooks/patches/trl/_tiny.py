@@ -79,3 +79,15 @@ def kto_loss() -> float:
     """Loss of a KTO step of a model against itself."""
     rows = {"prompt": PROMPTS, "completion": WANTED, "label": [True, False] * 2}
     return loss("KTO", rows, model(), model())
+
+
+def constrained(regex: str) -> tuple[Any, Any]:
+    """The constraint, and the sampling parameters with it, that the GRPO trainer makes for vLLM."""
+    from zoo_hooks.patches.trl import trl_availability_flags
+
+    with mended(trl_availability_flags.PATCH):
+        trainer = import_module("trl.trainer.grpo_trainer")
+    old = getattr(trainer, "GuidedDecodingParams", None)
+    constraint = (old or import_module("vllm.sampling_params").StructuredOutputsParams)(regex=regex)
+    given = {"guided_decoding" if old else "structured_outputs": constraint}
+    return constraint, trainer.SamplingParams(n=1, **given)
