@@ -5,18 +5,50 @@ from __future__ import annotations
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 
 @dataclass
 class Pair:
-    """The medians of a plain figure, of ours, of ours minus plain, and of ours over plain."""
+    """Figures taken in pairs, plain and ours: medians, and quartiles of what differs."""
 
-    plain: float
-    ours: float
-    more: float
-    ratio: float
+    taken: list[tuple[float, float]]
+
+    @property
+    def plain(self) -> float:
+        """The plain figure."""
+        return median(plain for plain, _ in self.taken)
+
+    @property
+    def ours(self) -> float:
+        """Our figure."""
+        return median(ours for _, ours in self.taken)
+
+    @property
+    def more(self) -> float:
+        """Ours minus plain."""
+        return median(ours - plain for plain, ours in self.taken)
+
+    @property
+    def ratio(self) -> float:
+        """Ours over plain."""
+        return median(ours / plain for plain, ours in self.taken)
+
+    @property
+    def more_spread(self) -> tuple[float, float]:
+        """The quartiles of ours minus plain."""
+        return _quartiles([ours - plain for plain, ours in self.taken])
+
+    @property
+    def ratio_spread(self) -> tuple[float, float]:
+        """The quartiles of ours over plain."""
+        return _quartiles([ours / plain for plain, ours in self.taken])
+
+
+def _quartiles(figures: list[float]) -> tuple[float, float]:
+    low, _, high = quantiles(figures, n=4, method="inclusive")
+    return low, high
 
 
 def pair(plain: Callable[[], float], ours: Callable[[], float], rounds: int) -> Pair:
@@ -28,12 +60,7 @@ def pair(plain: Callable[[], float], ours: Callable[[], float], rounds: int) -> 
             taken.append((plain(), second))
         else:
             taken.append((plain(), ours()))
-    return Pair(
-        median(a for a, _ in taken),
-        median(b for _, b in taken),
-        median(b - a for a, b in taken),
-        median(b / a for a, b in taken),
-    )
+    return Pair(taken)
 
 
 def nanoseconds(statement: str, calls: int, **names: Any) -> Callable[[], float]:

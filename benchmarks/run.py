@@ -1,7 +1,8 @@
-"""Print what zoo-hooks costs: ``python benchmarks/run.py [start] [miss] [calls] [imports] [--json]``.
+"""Print what zoo-hooks costs: ``python benchmarks/run.py [table ...] [--json]``, by default all tables.
 
-Run it with a Python in which zoo-hooks is installed. The last two tables also want transformers
-and torch there. Figures are for reading; only the start-up count has a test.
+Run it with a Python in which zoo-hooks is installed. All tables but ``start`` and ``miss`` also want
+transformers and torch there; ``training`` takes some minutes and 4 GB. Figures are for reading; only the
+start-up count has a test.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import sys
 from collections.abc import Iterator
 
 import calls
+import forwards
 import imports
 import miss
 import start
+import training
 from table import Table
 
-TABLES = ("start", "miss", "calls", "imports")
+TABLES = ("start", "miss", "calls", "imports", "forwards", "training")
 
 
 def tables(chosen: list[str], pythons: list[str], rounds: int, pairs: int) -> Iterator[Table]:
@@ -30,6 +33,10 @@ def tables(chosen: list[str], pythons: list[str], rounds: int, pairs: int) -> It
         yield calls.table(rounds)
     if "imports" in chosen:
         yield imports.table(pairs)
+    if "forwards" in chosen:
+        yield forwards.table(rounds)
+    if "training" in chosen:
+        yield training.table(pairs)
 
 
 def main() -> None:
@@ -38,7 +45,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="table", help=f"of {', '.join(TABLES)}; default: all")
     parser.add_argument("--python", action="append", metavar="PATH", help="count the start of this Python")
     parser.add_argument("--rounds", type=int, default=300, help="pairs of timed loops (default: 300)")
-    parser.add_argument("--pairs", type=int, default=15, help="pairs of importing processes (default: 15)")
+    parser.add_argument("--pairs", type=int, default=15, help="pairs of processes and steps (default: 15)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):

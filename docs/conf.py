@@ -1,4 +1,4 @@
-"""Sphinx's configuration. The catalogue is rendered from the patches before the pages are read."""
+"""Sphinx's configuration. What is rendered from the code is rendered before the pages are read."""
 
 import sys
 from pathlib import Path
@@ -9,13 +9,13 @@ import render_catalogue
 
 import zoo_hooks
 
-render_catalogue.write_page()
+render_catalogue.write_generated()
 
 project = "zoo-hooks"
 author = "the zoo-hooks contributors"
 release = version = zoo_hooks.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generated"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3  # so that pages can link to each other's sections
 autodoc_member_order = "bysource"

@@ -1,11 +1,14 @@
 """Renders the patches as Markdown: the README's table, and the catalogue page of these docs.
 
 ``python docs/render_catalogue.py`` prints the table; with ``--write`` it renews the table in
-README.md and the file docs/catalogue.md. Building the docs renews the latter by itself.
+README.md and what is generated for these docs: catalogue.md, and outputs of the command line. Building
+the docs renews the latter by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import sys
@@ -14,7 +17,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from zoo_hooks import catalogue
+from zoo_hooks import catalogue, cli
 from zoo_hooks.model import Patch
 
 HERE = Path(__file__).resolve().parent
@@ -28,12 +31,11 @@ release of another upstream beside which it was seen."""
 
 
 def table(patches: Iterable[Patch]) -> str:
-    """One row for each patch: what a user gains, and how it shows."""
+    """One row for each patch: what a user gains, and on which releases."""
     rows = [
-        (f"`{patch.id}`", patch.title, " ".join(f"`{claim}`" for claim in patch.affects), patch.measures)
-        for patch in patches
+        (f"`{patch.id}`", patch.title, " ".join(f"`{claim}`" for claim in patch.affects)) for patch in patches
     ]
-    return _table(("Patch", "The bug that goes away", "Releases with it", "What is measured"), rows)
+    return _table(("Patch", "The bug that goes away", "Releases with it"), rows)
 
 
 def page(patches: Iterable[Patch], verdicts: Verdicts) -> str:
@@ -66,12 +68,25 @@ def with_table(readme: str, rendered: str) -> str:
     return f"{head}{BEGIN}\n{rendered}\n{END}{tail}"
 
 
-def write_page() -> None:
-    """Renew docs/catalogue.md; an unchanged file is not touched, so that Sphinx need not read it again."""
-    file = HERE / "catalogue.md"
-    text = page(catalogue.everything(), recorded())
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
-        file.write_text(text, encoding="utf-8")
+def write_generated() -> None:
+    """Renew what is generated; an unchanged file is not touched, so that Sphinx need not read it again."""
+    texts = {
+        "catalogue.md": page(catalogue.everything(), recorded()),
+        "generated/help.txt": _output("--help"),
+        "generated/show.txt": _output("show", "cache-static-zero-shared"),
+    }
+    for name, text in texts.items():
+        file = HERE / name
+        file.parent.mkdir(exist_ok=True)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+
+
+def _output(*arguments: str) -> str:
+    """What the command line prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        cli.main(list(arguments))
+    return printed.getvalue()
 
 
 def _entry(patch: Patch, releases: Mapping[str, Mapping[str, str | Mapping[str, str]]]) -> str:
@@ -118,6 +133,6 @@ if __name__ == "__main__":
     made = table(catalogue.everything())
     if sys.argv[1:] == ["--write"]:
         README.write_text(with_table(README.read_text(encoding="utf-8"), made), encoding="utf-8")
-        write_page()
+        write_generated()
     else:
         sys.stdout.write(made)

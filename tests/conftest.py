@@ -181,8 +181,10 @@ def recorded(patch_id: str) -> str:
 
 
 def installed(name: str) -> str | None:
-    """Version of a distribution, or of the interpreter."""
-    return platform.python_version() if name == "python" else ledger.version(name)
+    """Version of a distribution, without what says for which machine it was built, or of the interpreter."""
+    if name == "python":
+        return platform.python_version()
+    return (ledger.version(name) or "").partition("+")[0] or None
 
 
 def exists(module: str) -> bool:

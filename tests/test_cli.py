@@ -123,6 +123,21 @@ def test_verify_of_a_right_release_says_that_nothing_is_needed(run, zoo):
     assert json.loads(done.stdout)["patches"][0]["result"] == "not needed"
 
 
+def test_verify_tells_a_bug_from_another_that_hides_it(run, zoo):
+    """Wrong without hooks because its package cannot be imported, which another patch repairs."""
+    zoo.module("fake.first")
+    zoo.module("fake.core", "value = 2")
+    zoo.module("fake.__init__", "from fake.first import value\nif value == 1: raise ImportError('one')\n")
+    zoo.patch("fake.first", "first")
+    zoo.patch("fake.core")
+    done = run("verify", "first", "bug", "--json")
+    rows = {row["id"]: row for row in json.loads(done.stdout)["patches"]}
+    assert rows["first"]["without"] == rows["bug"]["without"] == "ImportError: one"
+    assert rows["first"]["result"] == "repaired"
+    assert rows["bug"]["result"] == "repaired by another patch"
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("source", "result"),
     [(LYING, "DOES NOT HOLD"), (RAISING, "DOES NOT HOLD"), (UNSURE, "DOES NOT HOLD"), (EAGER, "NO SYMPTOM")],

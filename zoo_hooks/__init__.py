@@ -23,7 +23,18 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
+        "datasets.config",
+        "dill._dill",
+        "mlx_lm.models.gemma3n",
+        "mlx_vlm.models.gemma3n.language",
+        "mlx_vlm.models.gemma4.gemma4",
+        "mlx_vlm.models.gemma4.language",
+        "multiprocess.resource_tracker",
+        "peft.peft_model",
         "peft.tuners",
+        "peft.utils.transformers_weight_conversion",
+        "torch._dynamo.compiled_autograd",
+        "transformers.audio_utils",
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",
         "transformers.modeling_utils",
@@ -56,7 +67,13 @@ TARGETS = frozenset(
     }
 )
 # Those among them that have a patch with when="before".
-BEFORE = frozenset({"trl.trainer.dpo_trainer"})
+BEFORE = frozenset(
+    {
+        "peft.peft_model",
+        "peft.utils.transformers_weight_conversion",
+        "trl.trainer.dpo_trainer",
+    }
+)
 
 OFF_WORDS = frozenset({"0", "off", "false", "no"})
 

@@ -73,6 +73,8 @@ def _exists(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # nor is its package there
         return False
+    except ImportError:  # its package is there and cannot be imported, which may be the bug
+        return True
 
 
 if __name__ == "__main__":

@@ -83,7 +83,9 @@ def _judge(without: dict[str, Any], with_hooks: dict[str, Any]) -> str:
         return "DOES NOT HOLD"
     if without["healthy"]:
         return "NO SYMPTOM" if status == "APPLIED" else "not needed"
-    return "repaired" if status == "APPLIED" else "DOES NOT HOLD"
+    if status == "APPLIED":
+        return "repaired"
+    return "repaired by another patch" if status == "NOT_NEEDED" else "DOES NOT HOLD"
 
 
 def _ask(task: str, arguments: list[str]) -> Iterator[tuple[str, Any, str]]:

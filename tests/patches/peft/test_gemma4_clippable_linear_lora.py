@@ -111,6 +111,42 @@ def test_what_worked_is_as_without_the_repair(names):
     assert torch.equal(logits(plain), logits(repaired))
 
 
+TUNERS = {
+    "AdaLoRA": lambda: peft.AdaLoraConfig(init_r=2, target_r=1, total_step=10, target_modules=NAMES),
+    "DoRA": lambda: peft.LoraConfig(r=2, use_dora=True, target_modules=NAMES),
+    "FourierFT": lambda: peft.FourierFTConfig(n_frequency=8, target_modules=NAMES),
+    "HRA": lambda: peft.HRAConfig(r=2, target_modules=NAMES),
+    "IA3": lambda: peft.IA3Config(target_modules=NAMES, feedforward_modules=[]),
+    "LoHa": lambda: peft.LoHaConfig(r=2, target_modules=NAMES),
+    "LoKr": lambda: peft.LoKrConfig(r=2, target_modules=NAMES),
+    "OFT": lambda: peft.OFTConfig(oft_block_size=4, r=0, target_modules=NAMES),
+    "VeRA": lambda: peft.VeraConfig(r=2, target_modules=NAMES),
+}
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_other_methods_adapt_them_too(tuner):
+    """What they adapt is inside the wrapper, gets gradients, and merges into equal logits."""
+    model = peft.get_peft_model(_tiny.multimodal_model(), TUNERS[tuner]())
+    assert isinstance(projection(model), target.Gemma4ClippableLinear)
+    assert hasattr(projection(model).linear, "base_layer")
+    model.train()(**_tiny.image_inputs()).logits.square().mean().backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and "vision_tower" in name}
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in trained.values())
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(0.01)
+    expected = logits(model.eval())
+    assert (logits(model.merge_and_unload()) - expected).abs().max() < 1e-4
+
+
+def test_an_adapter_with_a_bias_trains():
+    """It does not merge, as on every projection without a bias; peft says so."""
+    model = adapted(lora_bias=True).train()
+    model(**_tiny.image_inputs()).logits.square().mean().backward()
+    assert projection(model).linear.lora_B["default"].bias.grad.any()
+
+
 def test_custom_modules_of_a_config_come_first():
     """A class registered for the wrapper gets the wrapper, not what is in it."""
     seen = []

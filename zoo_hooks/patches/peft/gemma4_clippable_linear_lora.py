@@ -1,15 +1,16 @@
-"""LoRA cannot target the projections of Gemma-4's vision and audio towers by their names.
+"""No adapter can target the projections of Gemma-4's vision and audio towers by their names.
 
 Symptom
 -------
 ``LoraConfig(target_modules=["q_proj", "v_proj"])`` on a multimodal Gemma-4 raises ``ValueError:
 Target module Gemma4ClippableLinear(...) is not supported``, for the names of the language model's
-layers are those of the towers' too. Adapters trained elsewhere by those names do not load.
+layers are those of the towers' too. Adapters trained elsewhere by those names do not load. It is the same
+with AdaLoRA, LoHa, LoKr, IA3, OFT, VeRA and every other method that adapts linear layers.
 
 Cause
 -----
 ``Gemma4ClippableLinear`` is not an ``nn.Linear``: it holds one, ``linear``, and clips what goes in
-and comes out. No dispatcher of peft knows it.
+and comes out. No method of peft knows it.
 
 Repair
 ------
@@ -21,7 +22,7 @@ Naming ``.linear`` and ``all-linear`` are as before, and so are custom modules t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,7 @@ from zoo_hooks.model import Figure, Patch, Verdict
 
 TUNERS = "peft.tuners"
 LORA = "peft.tuners.lora.model"
+BASE = "peft.tuners.tuners_utils"
 GEMMA4 = "transformers.models.gemma4.modeling_gemma4"
 ROUNDING = 1e-4  # of fp32, when an adapter is merged
 
@@ -87,7 +89,15 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
         return create_and_replace
 
-    changes.wrap(sys.modules[LORA].LoraModel, "_create_and_replace", make)
+    for tuner in _tuners(sys.modules[BASE].BaseTuner):
+        changes.wrap(tuner, "_create_and_replace", make)
+
+
+def _tuners(base: Any) -> Iterator[Any]:
+    for kind in base.__subclasses__():
+        if "_create_and_replace" in vars(kind):
+            yield kind
+        yield from _tuners(kind)
 
 
 def canary() -> Figure:
@@ -108,9 +118,9 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="LoRA cannot target Gemma4ClippableLinear, the projections of Gemma-4's towers",
+    title="no adapter can target Gemma4ClippableLinear, the projections of Gemma-4's towers",
     targets=(TUNERS, GEMMA4),
-    affects=("peft>=0.21.2", "transformers>=5.5.0"),
+    affects=("peft>=0.17.1", "transformers>=5.5.0"),
     links=(
         "https://github.com/huggingface/peft/issues/3129",
         "https://github.com/huggingface/transformers/pull/45388",

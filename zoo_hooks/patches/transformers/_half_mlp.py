@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from zoo_hooks.model import Verdict
+from zoo_hooks.model import Figure, Verdict
 
 LARGEST = 65504.0
 GATE_PART, UP_PART = 2.0**-9, 2.0**-8
@@ -20,6 +20,7 @@ HEADROOM = 2.0 ** (14 - 17)
 """The largest scaled product lies in [2**14, 2**15): a factor of two or more below the border. The
 least scale that does, for gradients are multiplied by its inverse on their way to down_proj."""
 EXPONENT = 0x7C00
+HEALTHY = 0.002
 
 
 def limited(values: Any) -> Any:
@@ -38,8 +39,10 @@ def down(mlp: Any, gate: Any, up: Any) -> Any:
     import torch
 
     up = limited(up)
-    if up.shape[-1] != mlp.intermediate_size:
-        # Tensor parallel: outputs are summed over the ranks, so none may scale by what it alone sees.
+    clips = getattr(mlp.down_proj, "use_clipped_linears", False)
+    if clips or up.shape[-1] != mlp.intermediate_size:
+        # A projection that clips what it is given must be given that, and is bounded by it. Under tensor
+        # parallelism outputs are summed over the ranks, so none may scale by what it alone sees.
         return limited(mlp.down_proj(limited(gate * up)))
     reach = ((gate.detach() * GATE_PART) * (up.detach() * UP_PART)).abs().amax(-1, keepdim=True)
     power = (reach.view(torch.int16) & EXPONENT).view(torch.float16)  # without the mantissa
@@ -63,10 +66,24 @@ def verdict(module: ModuleType, mlp: str) -> Verdict:
         return call
 
     parts = {"gate_proj": 512.0, "act_fn": 512.0, "up_proj": 512.0, "down_proj": None}
-    stand_in = SimpleNamespace(intermediate_size=1, **{name: part(name, parts[name]) for name in parts})
+    stand_in = SimpleNamespace(**{name: part(name, parts[name]) for name in parts})
+    stand_in.intermediate_size, stand_in.activation_sparsity = 1, 0.0
     given = torch.full((1, 1), 3.0, **half)
     result = getattr(module, mlp).forward(stand_in, given).item()
     if sorted(name for name, _ in calls) != sorted(parts):
         return Verdict.UNKNOWN
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
     return right.get(result, Verdict.UNKNOWN)
+
+
+def figure(mlp: Any) -> Figure:
+    """Canary: the error in float16, relative to float32, of an MLP whose products are made large."""
+    import torch
+
+    for layer in (mlp.gate_proj, mlp.up_proj):
+        layer.weight.data *= 1000
+    states = torch.linspace(-3, 3, 8 * 32).reshape(8, 32)
+    with torch.no_grad():
+        expected = mlp(states)
+        error = (mlp.half()(states.half()).float() - expected).norm() / expected.norm()
+    return Figure(round(float(error), 5), healthy=bool(error < HEALTHY))

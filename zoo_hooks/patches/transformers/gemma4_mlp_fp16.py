@@ -1,21 +1,24 @@
-"""Gemma-4's text MLP overflows float16 between its projections.
+"""Gemma-4's MLPs overflow float16 between their projections.
 
 Symptom
 -------
 Gemma-4 in float16, also under float16 autocast, generates noise or stops with a CUDA assertion, and
-in training loss or gradients become NaN within a few steps. bfloat16 is right.
+in training loss or gradients become NaN within a few steps. Images through 26B-A4B and 31B, whose
+vision towers do not clip, can become NaN too. bfloat16 is right.
 
 Cause
 -----
-``Gemma4TextMLP.forward`` computes ``down_proj(act_fn(gate) * up)`` in the dtype of its input. Two
-factors of 300 give 90000, which does not fit float16, although the output often would.
+``Gemma4TextMLP.forward`` and ``Gemma4VisionMLP.forward`` compute ``down_proj(act_fn(gate) * up)`` in the
+dtype of their input. Two factors of 300 give 90000, which does not fit float16, although the output
+often would.
 
 Repair
 ------
 In float16 the products of a token of which one does not fit are scaled by a power of two before
 ``down_proj``, and its output is scaled back in float32. Output, and projections before it, that do
 not fit even so saturate at 65504. Other tokens and other dtypes are computed as before. With tensor
-parallelism, where no rank sees a whole token, products saturate instead of being scaled.
+parallelism, where no rank sees a whole token, and before a projection that clips its input, as in the
+vision towers of E2B and E4B, products saturate instead of being scaled.
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _half_mlp, _tiny
 
-HEALTHY = 0.002
-MLPS = ("Gemma4TextMLP", "Gemma4UnifiedTextMLP")
+MLPS = ("Gemma4TextMLP", "Gemma4VisionMLP", "Gemma4UnifiedTextMLP")
 
 
 def probe(module: ModuleType) -> Verdict:
-    return _half_mlp.verdict(module, _name(module))
+    verdicts = _verdicts(module).values()
+    return next((one for one in (Verdict.UNKNOWN, Verdict.AFFECTED) if one in verdicts), Verdict.FIXED)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
@@ -51,29 +54,22 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
         return forward
 
-    changes.wrap(getattr(module, _name(module)), "forward", make)
+    for name, verdict in _verdicts(module).items():
+        if verdict is Verdict.AFFECTED:
+            changes.wrap(getattr(module, name), "forward", make)
 
 
-def _name(module: ModuleType) -> str:
-    return next(name for name in MLPS if hasattr(module, name))
+def _verdicts(module: ModuleType) -> dict[str, Verdict]:
+    return {name: _half_mlp.verdict(module, name) for name in MLPS if hasattr(module, name)}
 
 
 def canary() -> Figure:
-    import torch
-
-    mlp = _tiny.shared_model().model.layers[0].mlp
-    mlp.gate_proj.weight.data *= 1000
-    mlp.up_proj.weight.data *= 1000
-    states = torch.linspace(-3, 3, 8 * 32).reshape(8, 32)
-    with torch.no_grad():
-        expected = mlp(states)
-        error = (mlp.half()(states.half()).float() - expected).norm() / expected.norm()
-    return Figure(round(float(error), 5), healthy=bool(error < HEALTHY))
+    return _half_mlp.figure(_tiny.shared_model().model.layers[0].mlp)
 
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4's text MLP overflows float16",
+    title="Gemma-4's text and vision MLPs overflow float16",
     targets=(
         "transformers.models.gemma4.modeling_gemma4",
         "transformers.models.gemma4_unified.modeling_gemma4_unified",

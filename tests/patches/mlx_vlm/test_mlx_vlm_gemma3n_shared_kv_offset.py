@@ -1,0 +1,16 @@
+"""Gemma-3n in mlx-vlm with a cache, as in generation, is that of transformers."""
+
+from __future__ import annotations
+
+from mlx_shared_kv import WithCache
+
+from zoo_hooks import ledger
+
+
+class TestGemma3n(WithCache):
+    name = "gemma3n"
+    no_cache = "mlx-vlm-gemma3n-no-cache-shared-kv"
+    offset = "mlx-vlm-gemma3n-shared-kv-offset"
+    # 0.4.4 has two bugs more: its layers have no sliding window, and it takes one row only.
+    batches = ledger.version("mlx_vlm") != "0.4.4"
+    length = 12 if batches else 8

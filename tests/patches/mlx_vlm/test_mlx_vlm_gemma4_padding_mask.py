@@ -1,0 +1,156 @@
+"""A padding mask keeps Gemma-4 in mlx-vlm causal, alone and in batches, and in the trainer's loss."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import mlx.core as mx
+import pytest
+from mlx import nn
+
+import zoo_hooks
+from zoo_hooks.patches.mlx_lm import _tiny
+
+PATCH = "mlx-vlm-gemma4-padding-mask"
+LENGTH = 12  # the window is 8
+ONES = mx.ones((1, LENGTH), dtype=mx.int32)
+NEW = "mlx_vlm.trainer.vlm.sft.trainer"
+TRAINER = import_module(NEW if find_spec("mlx_vlm.trainer").submodule_search_locations
+                        and find_spec("mlx_vlm.trainer.vlm") else "mlx_vlm.trainer.sft_trainer")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return _tiny.gemma4_with_towers()
+
+
+def applied():
+    return zoo_hooks.report()[PATCH].status.name == "APPLIED"
+
+
+def largest(one, other):
+    return abs(one - other).max().item()
+
+
+@pytest.mark.parametrize("kind", [mx.int32, mx.bool_, mx.float32], ids=str)
+@pytest.mark.parametrize("keyword", [False, True])
+def test_the_last_token_moves_no_earlier_logit(model, kind, keyword):
+    """Difference 0.0, and the logits are those without a mask; without the repair it is more than 1."""
+    tokens = _tiny.prompt(LENGTH)
+    other = mx.concatenate([tokens[:, :-1], tokens[:, -1:] + 1], axis=1)
+    mask = ONES.astype(kind)
+
+    def logits(some):
+        given = model(input_ids=some, mask=mask) if keyword else model(some, None, mask)
+        return given.logits
+
+    assert largest(logits(tokens)[:, :-1], logits(other)[:, :-1]) == 0
+    assert largest(logits(tokens), model(tokens).logits) < 1e-5
+    if applied() and kind == mx.bool_:
+        with zoo_hooks.disabled(PATCH):
+            wrong = largest(logits(tokens)[:, :-1], logits(other)[:, :-1])
+        print(f"the last token moves earlier logits by {wrong:.3g} without, 0 with the hooks")
+        assert wrong > 1
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("length", [5, LENGTH])
+def test_a_padded_batch_is_each_row_alone(model, side, length):
+    """Within 1e-5, inside and beyond the window; without the repair it raises."""
+    if side == "left" and not applied():
+        pytest.skip("a release that leaves the mask out attends to padding before a text")
+    lengths = (length, length - 2, length - 4)
+    tokens = _tiny.prompt(length, 3)
+    places = mx.arange(length)[None]
+    mask = mx.concatenate([places < n if side == "right" else places >= length - n for n in lengths])
+    batch = model(tokens, None, mask.astype(mx.int32)).logits
+    for row, n in enumerate(lengths):
+        part = slice(n) if side == "right" else slice(length - n, None)
+        alone = model(tokens[row : row + 1, part]).logits
+        assert largest(batch[row : row + 1, part], alone) < 1e-5
+    assert not mx.isnan(batch).any()
+    if applied():
+        with zoo_hooks.disabled(PATCH), pytest.raises(ValueError, match="broadcast"):
+            mx.eval(model(tokens, None, mask.astype(mx.int32)).logits)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_trainers_loss_is_the_causal_one(model, rows):
+    """mlx-vlm's own loss function, of one text and of two of which one is padded."""
+    tokens = _tiny.prompt(LENGTH, rows)
+    mask = mx.concatenate([ONES, (mx.arange(LENGTH) < 9)[None]])[:rows].astype(mx.int32)
+    batch = {"pixel_values": None, "input_ids": tokens, "attention_mask": mask}
+    kept = mask[:, :-1]
+    losses = nn.losses.cross_entropy(model(tokens[:, :-1]).logits, tokens[:, 1:]) * kept
+    causal = (losses.sum() / kept.sum()).item()
+
+    def loss():
+        found = TRAINER.vision_language_loss_fn(model, batch)
+        return (found[0] if isinstance(found, tuple) else found).item()
+
+    assert loss() == pytest.approx(causal, abs=1e-5)
+    if applied() and rows == 1:
+        with zoo_hooks.disabled(PATCH):
+            print(f"the trainer's loss: {loss():.4f} without, {causal:.4f} with the hooks")
+            assert abs(loss() - causal) > 0.005
+
+
+def test_other_masks_pass_through(model):
+    """None, four dimensions and [length, length] give what they gave, bit for bit."""
+    tokens = _tiny.prompt(LENGTH)
+    square = mx.tril(mx.ones((LENGTH, LENGTH), dtype=mx.bool_))
+    masks = [None, square, square[None, None]]
+    right = [model(tokens, None, mask).logits for mask in masks]
+    if applied():
+        with zoo_hooks.disabled(PATCH):
+            for mask, expected in zip(masks, right, strict=True):
+                assert mx.array_equal(model(tokens, None, mask).logits, expected)
+    assert largest(right[0], model(tokens).logits) == 0
+
+
+def test_gradients_under_padding_are_finite_and_those_of_the_rows():
+    """Also where a row begins with padding, whose tokens see nothing but themselves."""
+    model, tokens = _tiny.gemma4_with_towers(), _tiny.prompt(6, 2)
+    mask = mx.array([[1] * 6, [1, 1, 1, 1, 0, 0]])
+
+    def mean(some):
+        losses = nn.losses.cross_entropy(some(tokens[:, :-1], None, mask[:, :-1]).logits, tokens[:, 1:])
+        return (losses * mask[:, 1:]).sum() / 8
+
+    def alone(some):
+        rows = [(tokens[:1], 5), (tokens[1:, :4], 3)]
+        return sum(
+            nn.losses.cross_entropy(some(row[:, :-1]).logits, row[:, 1:]).sum() for row, _ in rows
+        ) / 8  # fmt: skip
+
+    found, expected = (dict(flat(nn.value_and_grad(model, loss)(model)[1])) for loss in (mean, alone))
+    right = {name: value for name, value in expected.items() if bool(abs(value).max() > 1e-6)}
+    assert _tiny.error(right, found) < 1e-4
+
+
+def flat(tree):
+    from mlx.utils import tree_flatten
+
+    return tree_flatten(tree)
+
+
+def test_a_forward_with_a_cache_leaves_the_mask_out(model):
+    """A prompt that fills a cache, with a mask of ones, gives the logits without one."""
+    tokens = _tiny.prompt(LENGTH)
+    expected = model(tokens).logits
+    assert largest(model(tokens, None, ONES, model.language_model.make_cache()).logits, expected) < 1e-5
+
+
+def test_it_compiles(model):
+    """The mask's content is never looked at, so ``mx.compile`` traces it."""
+    tokens, mask = _tiny.prompt(LENGTH, 2), mx.concatenate([ONES, ONES.at[:, 9:].add(-1)])
+    expected = model(tokens, None, mask).logits
+    assert largest(mx.compile(lambda t, m: model(t, None, m).logits)(tokens, mask), expected) < 1e-5
+
+
+def test_gemma4_unified_is_not_touched():
+    """Its class is its own, and has no wrapper of ours."""
+    if find_spec("mlx_vlm.models.gemma4_unified"):
+        unified = import_module("mlx_vlm.models.gemma4_unified.gemma4_unified").Model
+        assert not hasattr(unified.__call__, "__wrapped__")

@@ -1,0 +1,348 @@
+"""The battery: with the hooks every model of every patch does what it does on a right upstream.
+
+Each activity has an oracle that a right upstream agrees with: the same tokens by other ways to
+generate them, the same gradients by other ways to train, the same logits by other ways to run.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+
+import battery
+import pytest
+import torch
+import transformers
+from battery import ASSISTED, CANNOT, EOS, MODELS, PATCHES, SHARING, adapters
+from conftest import child, recorded
+from packaging.requirements import Requirement
+from shared_kv import cosine, gradients
+from torch._dynamo.testing import CompileCounter
+
+import zoo_hooks
+from zoo_hooks import catalogue
+from zoo_hooks.patches.transformers import _tiny
+
+NAMES = [name for name in MODELS if any(name in names for names in PATCHES.values())]
+every_model = pytest.mark.parametrize("name", NAMES)
+KEPT = [*_tiny.TOKENS.values(), EOS]
+"""Tokens that are not generated: that of an image needs an image, and the last would end the text."""
+SCALE = 2.0**10
+"""Of losses, as one trains in float16, lest gradients vanish."""
+TEXT_ONLY = r"(?!.*tower).*\.[qv]_proj"
+"""Reentrant checkpointing gives no gradients to adapters in a tower, for its inputs need none."""
+
+
+@functools.cache
+def model(name):
+    """A model that tests only look at."""
+    return MODELS[name].build()
+
+
+def logits(some, name, **more):
+    with torch.no_grad(), MODELS[name].running():
+        return some(**MODELS[name].inputs(), **more).logits
+
+
+def generate(some, name, **how):
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": EOS, "suppress_tokens": KEPT, **how}
+    torch.manual_seed(0)
+    with MODELS[name].running():
+        return some.generate(**MODELS[name].inputs(), **settings)
+
+
+def trainable(name):
+    """A new model, as one trains it: one that is packed gets adapters."""
+    some = MODELS[name].build()
+    if getattr(some, "is_loaded_in_4bit", False):
+        peft = pytest.importorskip("peft")
+        some = adapters(
+            peft.prepare_model_for_kbit_training(some, use_gradient_checkpointing=False), TEXT_ONLY
+        )
+        some.enable_input_require_grads()
+    return some
+
+
+def rows(name, count=2):
+    """Rows of equal length, with text of their own."""
+    given = {**MODELS[name].inputs()}
+    ids = given["input_ids"]
+    many = [torch.where(ids < 60, (ids + 7 * n) % 60, ids) for n in range(count)]
+    return [{k: v[0] for k, v in {**given, "input_ids": ids, "labels": ids}.items()} for ids in many]
+
+
+def backward(some, name, batch):
+    """Gradients of one step without a cache."""
+    some.zero_grad()
+    with MODELS[name].running():
+        loss = some.train()(**torch.utils.data.default_collate(batch), use_cache=False).loss
+    (loss * SCALE).backward()
+    return {key.removeprefix("_orig_mod.").removeprefix("module."): value
+            for key, value in gradients(some).items()}  # fmt: skip
+
+
+class Steps(transformers.TrainerCallback):
+    """Keeps the gradients of each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, *_, model, **__):
+        self.seen.append(gradients(model))
+
+
+def train(name, folder, resume=None, **how):
+    """Gradients and losses of two steps of a Trainer."""
+    settings = {
+        "output_dir": str(folder), "max_steps": 2, "per_device_train_batch_size": 1, "use_cpu": True,
+        "report_to": "none", "save_strategy": "no", "optim": "sgd", "learning_rate": 1e-3, "seed": 0,
+        "max_grad_norm": 0, "logging_steps": 1, "disable_tqdm": True, **how,
+    }  # fmt: skip
+    steps = Steps()
+    trainer = transformers.Trainer(
+        trainable(name), transformers.TrainingArguments(**settings),
+        train_dataset=rows(name, 4), callbacks=[steps],
+    )  # fmt: skip
+    with MODELS[name].running():
+        trainer.train(resume_from_checkpoint=resume)
+    return steps.seen, [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def same_training(expected, seen, least=0.999999):
+    assert len(expected[0]) == len(seen[0]) > 0
+    for one, other in zip(expected[0], seen[0], strict=True):
+        assert one.keys() == other.keys()
+        assert cosine(one, other) >= least
+    assert seen[1] == pytest.approx(expected[1], rel=1e-3 if least < 0.99 else 1e-5)
+
+
+def forward(name, _):
+    """Logits are finite, those without a cache, and those of the reference."""
+    seen = logits(model(name), name, use_cache=True)
+    assert seen.isfinite().all()
+    assert torch.equal(seen, logits(model(name), name, use_cache=False))
+    if MODELS[name].reference:
+        with torch.no_grad():
+            expected = MODELS[name].reference()(**MODELS[name].inputs()).logits
+        assert (seen - expected).norm() / expected.norm() <= MODELS[name].error
+
+
+def greedy(name, _):
+    """Tokens are those by recomputation; layers with a window keep no more than it has."""
+    output = generate(model(name), name, return_dict_in_generate=True)
+    assert output.sequences.equal(generate(model(name), name, use_cache=False))
+    config = model(name).config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or []
+    for kind, layer in zip(kinds, output.past_key_values.layers, strict=False):
+        if kind == "sliding_attention" and getattr(layer, "keys", None) is not None:
+            assert layer.keys.shape[-2] <= config.sliding_window
+
+
+def sampling(name, _):
+    """Drawn with the same seed, tokens are those by recomputation."""
+    drawn = [generate(model(name), name, do_sample=True, use_cache=cache) for cache in (True, False)]
+    assert drawn[0].equal(drawn[1])
+
+
+def static_cache(name, _):
+    """Tokens are those of the cache that grows."""
+    static = generate(model(name), name, cache_implementation="static")
+    assert static.equal(generate(model(name), name))
+
+
+def assisted(name, _):
+    """Tokens are the greedy ones, whether the assistant is right or not, and looked up."""
+    expected = generate(model(name), name)
+    other = copy.deepcopy(model(name))
+    torch.manual_seed(0)
+    for weight in other.parameters():
+        if weight.is_floating_point():
+            weight.data *= 1 + torch.randn_like(weight)
+    for assistant in (copy.deepcopy(model(name)), other):
+        assert generate(model(name), name, assistant_model=assistant).equal(expected)
+    assert generate(model(name), name, prompt_lookup_num_tokens=3).equal(expected)
+
+
+def own_assistant(name, _):
+    """Tokens are the greedy ones with the assistant that Gemma-4 has for that."""
+    seen = generate(model(name), name, assistant_model=battery.own_assistant())
+    assert seen.equal(generate(model(name), name))
+
+
+def compiled(name, _):
+    """Forward and backward are those of eager, of one graph."""
+    torch._dynamo.reset()
+    some, graphs = trainable(name), CompileCounter()
+    expected = backward(some, name, rows(name))
+    seen = backward(torch.compile(some, fullgraph=True, dynamic=False, backend=graphs), name, rows(name))
+    assert graphs.frame_count == 1
+    assert cosine(expected, seen) >= 0.999999
+
+
+def exported(name, _):
+    """The program gives the logits of eager."""
+    given = {**MODELS[name].inputs(), "use_cache": False}
+    with torch.no_grad(), MODELS[name].running():
+        program = torch.export.export(model(name), (), given).module()
+        assert torch.equal(program(**given).logits, logits(model(name), name, use_cache=False))
+
+
+def copies(name, folder):
+    """A deep copy, a pickle and what was saved give the same logits, and train as the model does."""
+    original = model(name)
+    original.save_pretrained(folder)
+    for other in (
+        copy.deepcopy(original),
+        pickle.loads(pickle.dumps(original)),
+        MODELS[name].load(original, folder),
+    ):
+        for cache in (True, False):
+            assert torch.equal(logits(other, name, use_cache=cache), logits(original, name, use_cache=cache))
+
+
+@functools.cache
+def stopped(name):
+    """Gradients and losses of a Trainer that saves after each step, and where it saved."""
+    folder = tempfile.mkdtemp()
+    return *train(name, folder, save_strategy="steps", save_steps=1), folder
+
+
+def checkpointing(name, folder):
+    """A Trainer's gradients and losses are those without, in torch's default way too."""
+    how = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    same_training(stopped(name), train(name, folder, **how))
+
+
+def accumulation(name, folder):
+    """Two steps of two rows one by one are two steps of two rows at once."""
+    single = train(name, folder, gradient_accumulation_steps=2)
+    same_training(train(name, folder, per_device_train_batch_size=2), single, MODELS[name].least)
+
+
+def resuming(name, folder):
+    """The second step of a Trainer that was stopped after the first is that of one that was not."""
+    *whole, saved = stopped(name)
+    rest = train(name, folder, resume=str(Path(saved, "checkpoint-1")))
+    same_training((whole[0][1:], whole[1]), rest)
+
+
+ACTIVITIES = [
+    forward, greedy, sampling, static_cache, assisted, compiled, exported, copies, checkpointing,
+    accumulation, resuming,
+]  # fmt: skip
+
+
+REFUSED = {
+    (activity, name): asked
+    for activity, releases, names, asked in CANNOT
+    for name in names
+    if Requirement(releases).specifier.contains(transformers.__version__, prereleases=True)
+}
+"""What this release cannot do, and the model of which it is asked without the hooks."""
+
+
+def tried(activity, name):
+    """The error that an activity ends with; an assertion's has no message, for it holds figures."""
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(Exception) as raised:  # noqa: PT011
+        globals()[activity](name, folder)
+    return [raised.type.__name__, "" if raised.type is AssertionError else str(raised.value)]
+
+
+def alone(code, **variables):
+    """Run code in a child in which this module is imported; returns what it printed last."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_battery\n{code}"
+    return child(code, timeout=300, **variables).stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def refusals():
+    """The errors of what this release cannot do without the hooks."""
+    asked = sorted({(activity, name) for (activity, _), name in REFUSED.items()})
+    code = f"import json; print(json.dumps([test_battery.tried(*pair) for pair in {asked!r}]))"
+    return dict(zip(asked, json.loads(alone(code, ZOO_HOOKS="0")), strict=True))
+
+
+def run(activity, name, folder, request):
+    """Run an activity; what upstream cannot do fails as it does without the hooks."""
+    if (activity, name) in REFUSED:
+        without = request.getfixturevalue("refusals")[activity, REFUSED[activity, name]]
+        assert tried(activity, name) == without
+    else:
+        globals()[activity](name, folder)
+
+
+@every_model
+@pytest.mark.parametrize("activity", [activity.__name__ for activity in ACTIVITIES])
+def test_with_the_hooks_it_is_as_on_a_right_upstream(activity, name, tmp_path, request):
+    """What holds is said with each activity."""
+    run(activity, name, tmp_path, request)
+
+
+@pytest.mark.parametrize("name", ASSISTED)
+def test_a_model_and_its_own_assistant_generate_the_greedy_tokens(name, tmp_path, request):
+    """Where the release has one."""
+    run("own_assistant", name, tmp_path, request)
+
+
+def ranks(folder):
+    """Run in two processes; all that is costly, and all models, they find ready."""
+    ready = {(name, how): trainable(name) for name in NAMES for how in ("plain", "checkpointed")}
+    torch.multiprocessing.start_processes(rank, args=(folder, ready), nprocs=2, start_method="fork")
+
+
+def rank(number, folder, ready):
+    """Save the gradients that both processes have after a step, each on a row of its own."""
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=number, world_size=2)
+    seen = {}
+    for (name, how), some in ready.items():
+        if how == "plain" or name in SHARING:
+            if how == "checkpointed":
+                some.gradient_checkpointing_enable({})
+            shared = torch.nn.parallel.DistributedDataParallel(some, find_unused_parameters=True)
+            seen[name, how] = backward(shared, name, rows(name)[number : number + 1])
+    torch.save(seen, f"{folder}/{number}")
+
+
+@pytest.fixture(scope="module")
+def distributed(tmp_path_factory):
+    """Gradients of two gloo processes by model."""
+    folder = tmp_path_factory.mktemp("ranks")
+    alone(
+        f"test_battery.ranks({str(folder)!r}); print()",
+        ZOO_HOOKS=os.environ.get("ZOO_HOOKS", ""), GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    return [torch.load(folder / str(number)) for number in (0, 1)]
+
+
+@every_model
+def test_two_processes_have_the_gradients_of_one(name, distributed):
+    """Each on a row of its own, together those of both rows at once; checkpointed too if it shares K/V."""
+    expected = backward(trainable(name), name, rows(name))
+    for seen in distributed:
+        for (trained, _), found in seen.items():
+            if trained == name:
+                assert found.keys() == expected.keys()
+                assert cosine(expected, found) >= MODELS[name].least
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+def test_the_patch_is_in_force(patch):
+    """Where the battery ran, each patch had the status that its verdict calls for."""
+    for name in set(PATCHES[patch]) & set(NAMES):
+        model(name)
+    expected = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
+    assert zoo_hooks.report()[patch].status.name == expected[recorded(patch)]
+
+
+def test_every_patch_is_listed():
+    """A new patch of these upstreams joins the battery, with a model of its own if it needs one."""
+    here = {patch.id for patch in catalogue.everything() if patch.upstream in {"transformers", "peft"}}
+    assert set(PATCHES) == here
+    assert all(set(names) & set(MODELS) for patch, names in PATCHES.items() if recorded(patch) != "ABSENT")

@@ -1,0 +1,74 @@
+"""dill restores a free RLock as one that nobody can ever take.
+
+Symptom
+-------
+``datasets.Dataset.map(num_proc=2)`` hangs for ever, without a word, when the function reaches a
+``threading.RLock``: one of its own, of a logger's handler, of a ``Condition``, of a client that it
+calls. So does whatever else takes an RLock that went through dill. The lock prints as ``unlocked``.
+
+Cause
+-----
+``dill._dill._create_rlock`` restores count and owner also where both are 0. ``_acquire_restore``
+takes the lock first, always, and then writes down that nobody holds it, so nobody can release it.
+
+Repair
+------
+For a count of 0 dill is told that there is no owner, and makes a new lock. A lock that was held is
+restored as ever, with its count, or refused. What dill writes does not change, nor do the
+fingerprints that datasets makes of it; pickles written before are read right too.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+
+def probe(module: ModuleType) -> Verdict:
+    restored: list[
+        Any
+    ] = []  # as writing and reading do it; dumps and loads need all of dill, which still loads
+
+    def save_reduce(function: Callable[..., Any], args: tuple[Any, ...], **_: Any) -> None:
+        restored.append(function(*args))
+
+    module.save_rlock(SimpleNamespace(save_reduce=save_reduce), RLock())
+    if [type(lock) for lock in restored] != [RLock]:
+        return Verdict.UNKNOWN
+    return Verdict.FIXED if restored[0].acquire(blocking=False) else Verdict.AFFECTED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def create_rlock(count: int, owner: int | None, *args: Any) -> Any:
+            return original(count, owner if count else None, *args)
+
+        return create_rlock
+
+    changes.wrap(module, "_create_rlock", make)
+
+
+def canary() -> Figure:
+    import dill
+
+    lock = dill.loads(dill.dumps(RLock()))  # noqa: S301 - written here
+    taken = lock.acquire(blocking=False)
+    return Figure(int(taken), healthy=taken)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="dill restores a free RLock as one that nobody can take",
+    targets=("dill._dill",),
+    affects=("dill>=0.3.4",),
+    links=("https://github.com/uqfoundation/dill/issues/321",),
+    measures="free RLocks that can be taken after a round trip, of 1 (right: 1)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

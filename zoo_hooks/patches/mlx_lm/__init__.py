@@ -1,0 +1,1 @@
+"""Patches of mlx-lm, and what they share with those of mlx-vlm."""

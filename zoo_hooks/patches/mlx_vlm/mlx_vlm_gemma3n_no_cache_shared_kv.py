@@ -1,0 +1,58 @@
+"""Gemma-3n in mlx-vlm computes wrong logits without a cache, and trains on them.
+
+Symptom
+-------
+Training starts at a loss that is far too high and gives wrong gradients, without any error: logits are
+off by about 3 on a scale of 3 in a random model, gradients of the K/V projections by more than 100%.
+
+Cause
+-----
+The last layers use the K/V of earlier ones, and find them in the cache that both have. Training has no
+cache, and each of these layers then makes its own K/V, with weights that were never trained for it.
+
+No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
+
+Repair
+------
+Where no cache is given, a layer that makes K/V for others returns it, and a layer that uses it takes it
+as an argument, so that eager mode, ``mx.compile`` and ``grad_checkpoint`` all differentiate through it.
+The loop over the layers is upstream's own and runs on a view of the model, so the model is never touched.
+Forwards with a cache, calls of single layers, subclasses that call their layers in another way, and
+models whose layers share nothing are as they were.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.mlx_vlm import _shared_kv, _tiny
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _shared_kv.no_cache_verdict(module, "Gemma3Model", "Gemma3nAttention")
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    _shared_kv.share_without_cache(changes, module.Gemma3Model, module.Gemma3nDecoderLayer)
+
+
+def canary() -> Figure:
+    return _shared_kv.no_cache_figure(_tiny.gemma3n())
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-3n in mlx-vlm without a cache does not share K/V between layers",
+    targets=("mlx_vlm.models.gemma3n.language",),
+    affects=("mlx-vlm>=0.4.4",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
+        "https://github.com/unslothai/unsloth-zoo/pull/1275",
+    ),
+    measures="errors without a cache: logits, K/V gradients, those under checkpointing (right: below 1e-4)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

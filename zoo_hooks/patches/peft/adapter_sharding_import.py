@@ -1,0 +1,107 @@
+"""Adapters cannot be loaded once torch.distributed is initialised, even without tensor parallelism.
+
+Symptom
+-------
+In a run with ``torchrun`` or ``accelerate launch``, plain DDP included, loading any LoRA adapter raises
+``ImportError: cannot import name 'EmbeddingParallel' from 'transformers.integrations.tensor_parallel'``.
+
+Cause
+-----
+peft 0.19 calls ``_maybe_shard_state_dict_for_tp`` as soon as there is a process group, and it imports the
+classes of tensor parallelism before it looks whether any layer is parallel. ``EmbeddingParallel`` came
+with transformers 5.1.0, and went with 5.16.0.
+
+Repair
+------
+The function is left at once, as in peft 0.20, if no adapted layer has both a plan and a device mesh.
+With one it runs as before: transformers gets no placeholder classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.peft import _tiny
+
+SAVE_AND_LOAD = "peft.utils.save_and_load"
+SHARD = "_maybe_shard_state_dict_for_tp"
+ROUNDING = 1e-5
+
+
+def probe(_: ModuleType) -> Verdict:
+    import torch
+
+    shard = getattr(sys.modules[SAVE_AND_LOAD], SHARD, None)
+    if shard is None:  # before 0.19 nothing was sharded
+        return Verdict.FIXED
+    with suppress(ImportError):  # the symptom
+        return Verdict.FIXED if shard(torch.nn.Module(), {}, "probe") is None else Verdict.UNKNOWN
+    return Verdict.AFFECTED
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    def make(original: Callable[..., None]) -> Callable[..., None]:
+        def shard(model: Any, *args: Any, **kwargs: Any) -> None:
+            if any(map(_parallel, model.modules())):
+                original(model, *args, **kwargs)
+
+        return shard
+
+    changes.wrap(sys.modules[SAVE_AND_LOAD], SHARD, make)
+
+
+def _parallel(module: Any) -> bool:
+    from peft.tuners.lora.layer import LoraLayer
+
+    if not isinstance(module, LoraLayer):
+        return False
+    base = module.get_base_layer()
+    plan, mesh = getattr(base, "_hf_tp_plan", None), getattr(base, "_hf_device_mesh", None)
+    return plan is not None and mesh is not None
+
+
+def canary() -> Figure:
+    from torch import distributed
+
+    with ExitStack() as after:
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+        after.callback(distributed.destroy_process_group)
+        gap = _gap_of_reloaded()
+    return Figure(gap, healthy=gap < ROUNDING)
+
+
+def _gap_of_reloaded() -> float:
+    import torch
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    prompt = torch.tensor([[1, 2, 3, 4]])
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        one, other = get_peft_model(_tiny.llama(), config), get_peft_model(_tiny.llama(), config)
+        set_peft_model_state_dict(other, get_peft_model_state_dict(one))
+        return float((one(prompt).logits - other(prompt).logits).abs().max())
+
+
+# From 5.1.0 up to 5.16.0 there was an EmbeddingParallel.
+WITHOUT_IT = "transformers" + ",".join(f"!=5.{minor}.*" for minor in range(1, 16))
+
+PATCH = Patch(
+    module=__name__,
+    title="adapters cannot be loaded once torch.distributed is initialised: no EmbeddingParallel",
+    targets=("peft.tuners",),  # by then both sides of the function are there
+    affects=("peft>=0.19.0,<0.20.0", WITHOUT_IT),
+    links=(
+        "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/save_and_load.py#L500",
+        "https://github.com/huggingface/peft/blob/v0.20.0/src/peft/utils/save_and_load.py#L557",
+    ),
+    measures="largest difference of logits between an adapter and itself, reloaded (right: below 1e-5)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

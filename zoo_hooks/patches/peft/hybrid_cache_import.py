@@ -1,0 +1,73 @@
+"""peft cannot be imported with transformers 5, which has no HybridCache.
+
+Symptom
+-------
+``import peft`` raises ``ImportError: cannot import name 'HybridCache' from 'transformers'``.
+
+Cause
+-----
+``peft.peft_model`` imports the class at its top, for prefix tuning of Gemma-2 and -3 alone.
+transformers 5.0 has removed it.
+
+Repair
+------
+While that module loads, ``transformers`` has a ``HybridCache``, and never afterwards, so others who ask
+whether it is there get the true answer. Making one, as that prefix tuning does, raises an error that
+says which peft does without.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+
+def probe(module: ModuleType) -> Verdict:
+    import transformers
+
+    loader = module.__spec__.loader if module.__spec__ else None
+    code = loader.get_code(module.__name__) if loader and hasattr(loader, "get_code") else None
+    if code is None:
+        return Verdict.UNKNOWN
+    # The names of the module's own body; an import inside a function stands in that function's code.
+    needed = "HybridCache" in code.co_names and not hasattr(transformers, "HybridCache")
+    return Verdict.AFFECTED if needed else Verdict.FIXED
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    import transformers
+
+    class HybridCache:
+        def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:
+            raise ImportError(
+                "transformers 5 has no HybridCache, which this peft needs for prefix tuning of Gemma-2 and "
+                "Gemma-3; upgrade peft to 0.18.0 or later"
+            )
+
+    changes.replace(transformers, "HybridCache", HybridCache)
+
+
+def canary() -> Figure:
+    import peft.peft_model
+
+    return Figure(f"{peft.peft_model.PeftModel.__name__} is there", healthy=True)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="import peft fails, for transformers 5 has no HybridCache",
+    targets=("peft.peft_model",),
+    affects=("peft<0.18.0", "transformers>=5.0.0"),
+    links=(
+        "https://github.com/huggingface/peft/blob/v0.17.1/src/peft/peft_model.py#L37",
+        "https://github.com/huggingface/transformers/pull/40276",
+    ),
+    measures="what import peft gives (right: PeftModel is there)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    when="before",
+)

@@ -1,0 +1,93 @@
+"""peft.utils.transformers_weight_conversion cannot be imported with transformers 4.
+
+Symptom
+-------
+``import peft.utils.transformers_weight_conversion`` raises ``ModuleNotFoundError: No module named
+'transformers.conversion_mapping'``. peft itself does not import it there; other packages that build on
+peft do, at their top, and cannot be imported then.
+
+Cause
+-----
+The module is made of classes and functions that came with transformers 5.0, where checkpoints are
+converted while they load.
+
+Repair
+------
+While the module loads, stand-ins for the two modules of transformers exist, and never afterwards, so
+others who ask whether transformers has them get the true answer. Nothing is converted on
+transformers 4: what would use them raises an ImportError that names the upgrade when it is called.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+MISSING = {
+    "transformers.conversion_mapping": ("get_checkpoint_conversion_mapping", "get_model_conversion_mapping"),
+    "transformers.core_model_loading": (
+        "Concatenate",
+        "ConversionOps",
+        "MergeModulelist",
+        "Transpose",
+        "WeightConverter",
+        "WeightRenaming",
+        "dot_natural_key",
+        "rename_source_key",
+    ),
+}
+
+
+def probe(_: ModuleType) -> Verdict:
+    # Another tool's stand-in may lack a spec, which find_spec does not forgive.
+    there = [name in sys.modules or find_spec(name) is not None for name in MISSING]
+    if all(there):
+        return Verdict.FIXED
+    return Verdict.UNKNOWN if any(there) else Verdict.AFFECTED
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    for name, members in MISSING.items():
+        stand_in = module_from_spec(ModuleSpec(name, None))
+        vars(stand_in).update({member: _refusing(name, member) for member in members})
+        vars(stand_in)["_MODEL_TO_CONVERSION_PATTERN"] = {}
+        changes.provide(name, stand_in)
+
+
+def _refusing(module: str, name: str) -> type:
+    # A class in place of a function too: all that is done with either here is to call it.
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise ImportError(
+            f"transformers 4 converts no adapters, for it has no {module}.{name}; "
+            "upgrade transformers to 5.0.0 or later"
+        )
+
+    return type(name, (), {"__module__": module, "__new__": refuse})
+
+
+def canary() -> Figure:
+    from peft.utils.transformers_weight_conversion import build_peft_weight_mapping
+
+    return Figure(f"{build_peft_weight_mapping.__name__} is there", healthy=True)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="peft's module of weight conversions cannot be imported with transformers 4",
+    targets=("peft.utils.transformers_weight_conversion",),
+    affects=("peft>=0.19.0", "transformers<5.0.0"),
+    links=(
+        "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/transformers_weight_conversion.py#L21",
+    ),
+    measures="what importing it gives (right: build_peft_weight_mapping is there)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    when="before",
+)

@@ -1,0 +1,100 @@
+"""Compiled autograd stays on while the backward that it has compiled runs.
+
+Symptom
+-------
+With compiled autograd (``torch._dynamo.config.compiled_autograd = True``), a backward that starts another
+one, as reentrant checkpointing does in each layer, is compiled once more from inside: functions are
+compiled twice, and torch up to 2.4 deadlocks.
+
+Cause
+-----
+The function that ``AutogradCompilerInstance.end_capture`` returns runs the compiled graph without taking
+the autograd compiler out of force, so whatever calls ``backward`` in it is captured again. torch 2.6
+takes it out around that call.
+
+Repair
+------
+That function is run within torch's own ``compiled_autograd.disable()``, which puts the compiler back
+afterwards. What it compiles and returns is not touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import CodeType, ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+
+def probe(module: ModuleType) -> Verdict:
+    instance = getattr(module, "AutogradCompilerInstance", None)
+    if instance is None or not hasattr(instance, "end_capture"):
+        return Verdict.UNKNOWN
+    code = inspect.unwrap(instance.end_capture).__code__
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    if {"disable", "_disable"} & {name for each in (code, *inner) for name in each.co_names}:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if hasattr(module, "disable") else Verdict.UNKNOWN
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    disable = module.disable
+
+    def quietly(run: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(run)
+        def runs(*args: Any) -> Any:
+            with disable():
+                return run(*args)
+
+        return runs
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def end_capture(self: Any, outputs: Any) -> Any:
+            made = original(self, outputs)
+            if isinstance(made, tuple):  # what runs the compiled graph, and that graph
+                return quietly(made[0]), *made[1:]
+            return quietly(made)
+
+        return end_capture
+
+    changes.wrap(module.AutogradCompilerInstance, "end_capture", make)
+
+
+def canary() -> Figure:
+    import torch
+    from torch._dynamo import compiled_autograd
+    from torch.utils.checkpoint import checkpoint
+
+    captured: list[Any] = []
+
+    def compiler(graph: Any) -> Any:
+        captured.append(graph)
+        return graph
+
+    enable = getattr(compiled_autograd, "_enable", None) or compiled_autograd.enable
+    inputs = torch.ones(3, requires_grad=True)
+    outputs = checkpoint(torch.sin, inputs, use_reentrant=True)
+    with enable(compiler):
+        outputs.sum().backward()
+    return Figure(len(captured), healthy=len(captured) == 1)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Compiled autograd captures again what its own compiled backward starts",
+    targets=("torch._dynamo.compiled_autograd",),
+    affects=("torch<2.6.0",),
+    links=(
+        "https://github.com/pytorch/pytorch/issues/135298",
+        "https://github.com/pytorch/pytorch/pull/135795",
+    ),
+    measures="graphs captured for a backward through one reentrant checkpoint (right: 1)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,
+)

@@ -1,0 +1,78 @@
+"""Gemma-3n's text MLP overflows float16 between its projections.
+
+Symptom
+-------
+Gemma-3n in float16, also under float16 autocast, generates noise or stops with a CUDA assertion, and
+in training loss or gradients become NaN. bfloat16 is right.
+
+Cause
+-----
+``Gemma3nTextMLP.forward`` computes ``down_proj(act_fn(gate) * up)`` in the dtype of its input. Two
+factors of 300 give 90000, which does not fit float16, although the output often would. Where the gate
+is made sparse, one infinite value also makes the mean and deviation of its token NaN.
+
+Repair
+------
+As that of Gemma-4's (``gemma4-mlp-fp16``): in float16 the products of a token of which one does not
+fit are scaled by a power of two before ``down_proj``, and its output is scaled back in float32. Output,
+and projections before it, that do not fit even so saturate at 65504. Other tokens and other dtypes are
+computed as before. With tensor parallelism products saturate instead of being scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _half_mlp, _tiny
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _half_mlp.verdict(module, "Gemma3nTextMLP")
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    import torch
+
+    half, limited, down = torch.float16, _half_mlp.limited, _half_mlp.down
+
+    def make(_: Callable[..., Any]) -> Callable[..., Any]:
+        # Takes its place: the product stands in the middle of the body, which the probe has seen.
+        def forward(self: Any, hidden_states: Any) -> Any:
+            gate = self.gate_proj(hidden_states)
+            overflows = gate.dtype is half
+            if overflows:
+                gate = limited(gate)
+            if self.activation_sparsity > 0.0:
+                gate = self._gaussian_topk(gate)
+            up = self.up_proj(hidden_states)
+            if overflows:
+                return down(self, self.act_fn(gate), up)
+            return self.down_proj(self.act_fn(gate) * up)
+
+        return forward
+
+    changes.wrap(module.Gemma3nTextMLP, "forward", make)
+
+
+def canary() -> Figure:
+    return _half_mlp.figure(_tiny.gemma3n_model().model.layers[0].mlp)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-3n's text MLP overflows float16",
+    targets=("transformers.models.gemma3n.modeling_gemma3n",),
+    affects=("transformers>=4.53.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v4.56.2/src/transformers/models/gemma3n/modeling_gemma3n.py#L1026-L1033",
+        "https://github.com/huggingface/transformers/issues/36822",
+    ),
+    measures="relative error of the MLP in float16 against float32, products of 10**5 (right: < 0.002)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

@@ -1,0 +1,103 @@
+"""transformers takes torchcodec for usable when it is only installed.
+
+Symptom
+-------
+Where torchcodec is installed but cannot be loaded (no FFmpeg, or built for another torch),
+``load_audio``, audio pipelines and video processors end in ``RuntimeError: Could not load
+libtorchcodec`` or ``OSError: Could not load this library``, though librosa, torchvision or no decoder at
+all would do: a speech recognition pipeline that is handed an array fails too.
+
+Cause
+-----
+``is_torchcodec_available`` says whether the package is installed, and what asks it imports torchcodec at
+once. Later releases ask ``is_torchcodec_usable``.
+
+Repair
+------
+When ``transformers.audio_utils`` is imported and torchcodec is there, it is loaded once. If that fails,
+``is_torchcodec_available`` says False wherever transformers asks it, so what works without torchcodec
+works, and the rest raises the ImportError that it raises without. torchcodec itself is not touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+ASKS = "transformers.utils.import_utils"
+
+
+def probe(_: ModuleType) -> Verdict:
+    from zoo_hooks.patches.datasets import _torchcodec
+
+    asks = sys.modules[ASKS]
+    if hasattr(asks, "is_torchcodec_usable") or not hasattr(asks, "is_torchcodec_available"):
+        return Verdict.FIXED
+    return Verdict.AFFECTED if asks.is_torchcodec_available() and not _torchcodec.loads() else Verdict.FIXED
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    asks = sys.modules[ASKS]
+    original = asks.is_torchcodec_available
+
+    @functools.wraps(original)
+    def is_torchcodec_available() -> bool:
+        return False
+
+    # requires_backends finds the functions here
+    backends = type(asks.BACKENDS_MAPPING)(asks.BACKENDS_MAPPING)
+    if "torchcodec" in backends:
+        backends["torchcodec"] = (is_torchcodec_available, backends["torchcodec"][1])
+    changes.rebind(asks.BACKENDS_MAPPING, backends)
+    changes.rebind(original, is_torchcodec_available)
+    changes.tell(
+        "torchcodec is installed but cannot be loaded, so transformers does without it; to see why, import it"
+    )
+
+
+def canary() -> Figure:
+    import numpy as np
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForSequenceClassification,
+        pipeline,
+    )
+
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_kernel=(10, 8),
+        conv_stride=(5, 4),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        classifier_proj_size=8,
+        num_labels=2,
+    )
+    classify = pipeline(
+        "audio-classification",
+        model=Wav2Vec2ForSequenceClassification(config),
+        feature_extractor=Wav2Vec2FeatureExtractor(),
+    )
+    scores = classify(np.zeros(1600, dtype=np.float32))
+    return Figure(len(scores), healthy=len(scores) == 2)  # noqa: PLR2004
+
+
+PATCH = Patch(
+    module=__name__,
+    title="transformers uses torchcodec when it is installed but cannot be loaded",
+    targets=("transformers.audio_utils",),
+    affects=("transformers>=4.54.0,<5.23.0", "torchcodec"),
+    links=("https://github.com/meta-pytorch/torchcodec/issues/912",),
+    measures="labels that an audio pipeline gives an array, of 2 (right: 2)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
