@@ -1,4 +1,4 @@
-"""CPU time of a whole process that imports transformers, with and without the hooks."""
+"""CPU time of a whole process that imports an upstream, with and without the hooks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from paired import pair
 from table import Table
 
 GOAL = 1.01
-MODULES = ("transformers", "transformers.cache_utils", "transformers.models.gemma4.modeling_gemma4")
+TORCH = ("transformers", "torch")
+MODULES = {
+    "transformers": TORCH,
+    "transformers.cache_utils": TORCH,
+    "transformers.models.gemma4.modeling_gemma4": TORCH,
+    "mlx_vlm": ("mlx_vlm",),
+    "mlx_vlm.models.gemma4": ("mlx_vlm",),
+    "mlx_vlm.models.gemma3n": ("mlx_vlm",),
+    "mlx_lm.models.gemma3n": ("mlx_lm",),
+}
+"""What each needs to be measured."""
 INSTALLED = "import sys; sys.exit('zoo_hooks' not in sys.modules)"
 
 
@@ -27,16 +37,17 @@ def cpu_seconds(code: str, **variables: str) -> float:
 
 
 def table(rounds: int) -> Table:
-    """Compare the import of transformers, of its caches, and of its Gemma-4 code."""
-    title = "Importing transformers"
-    if find_spec("transformers") is None or find_spec("torch") is None:
-        return Table(title, "transformers or torch is not installed")
+    """Compare the import of upstreams, and of modules of theirs that have patches."""
+    title = "Importing upstreams"
+    modules = [module for module, needed in MODULES.items() if all(map(find_spec, needed))]
+    if not modules:
+        return Table(title, "neither transformers with torch nor mlx-vlm or mlx-lm is installed")
     try:
         cpu_seconds(INSTALLED)
     except RuntimeError:
         return Table(title, "the hooks do not start in this environment: zoo_hooks.pth is missing")
     rows = []
-    for module in MODULES:
+    for module in modules:
         if find_spec(module) is None:
             rows.append((f"{module}: not in this release", None, None, None, None))
             continue
@@ -46,9 +57,11 @@ def table(rounds: int) -> Table:
         ours()
         result = pair(plain, ours, rounds)
         rows.append((module, result.plain, result.ours, GOAL, result.ratio))
+    packages = sorted({module.partition(".")[0] for module in modules})
+    releases = [f"{package} {version(package)}" for package in packages]
     return Table(
         title,
-        f"CPU seconds of a process; medians of {rounds} pairs, transformers {version('transformers')}.",
+        f"CPU seconds of a process; medians of {rounds} pairs, {', '.join(releases)}.",
         ("import", "ZOO_HOOKS=0", "hooks", "goal", "ratio"),
         rows,
     )

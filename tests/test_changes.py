@@ -171,6 +171,15 @@ def test_undo_changes_nothing_if_somebody_wrapped_ours_afterwards():
     changes.undo()
 
 
+def test_what_has_moved_is_named_also_on_an_instance():
+    """By the class of the instance."""
+    some, changes = Owner(), Changes()
+    changes.replace(some, "attribute", 2)
+    some.attribute = 3
+    with pytest.raises(CannotRevert, match=r"Owner\.attribute has since been changed"):
+        changes.undo()
+
+
 def test_redo_makes_the_same_changes_again():
     """The same objects are put in, unless somebody changed the place meanwhile."""
     changes = Changes()

@@ -27,8 +27,9 @@ class _Change:
     after: Any
 
     def __str__(self) -> str:
-        owner = "sys.modules" if self.owner is sys.modules else self.owner.__name__
-        return f"{owner}.{self.name}"
+        if self.owner is sys.modules:
+            return f"sys.modules.{self.name}"
+        return f"{getattr(self.owner, '__name__', type(self.owner).__name__)}.{self.name}"
 
 
 class Changes:

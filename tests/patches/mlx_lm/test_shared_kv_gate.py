@@ -249,7 +249,7 @@ def test_repairing_twice_is_repairing_once():
         assert report[{PATCH!r}].status.name == "APPLIED"
         assert report[{OFFSET!r}].status.name in ("APPLIED", "NOT_NEEDED")
         assert not hasattr(gemma3n.LanguageModel.__call__.__wrapped__, "__wrapped__")
-        for name in (report[{PATCH!r}].patch, {OFFSET!r}):
+        for name in ({PATCH!r}, {OFFSET!r}):
             zoo_hooks.revert(name)
         for kind in (gemma3n.LanguageModel, gemma3n.Gemma3nDecoderLayer, gemma3n.Gemma3nAttention):
             assert not hasattr(kind.__call__, "__wrapped__")

@@ -50,6 +50,7 @@ def test_what_needs_the_class_says_which_peft_does_without():
 def test_another_tools_class_is_left_alone():
     """Where one is there already, before or after peft, the patch stands back and it stays."""
     python(f"""
+        from transformers import BloomPreTrainedModel  # as peft does; transformers replaces itself there
         import transformers, zoo_hooks
         transformers.HybridCache = mine = type("HybridCache", (), {{}})
         import peft

@@ -204,9 +204,11 @@ CANNOT = [
     ("exported", "transformers", ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit"), "4bit-loaded"),
     ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
     ("accumulation", "transformers>=5.3.0,<5.5.3", tuple(MODELS), "unshared"),
+    ("resuming", "transformers==5.5.0", ("gemma3n",), "gemma3n"),
     ("own_assistant", "transformers>=5.23.0", ASSISTED, "e2b"),
 ]
 """What upstream cannot do, with or without the hooks: activity, releases, models, and the model of which
 the same is asked without the hooks. In this order: save a model that was loaded in 4 bits; trace a
 bitsandbytes layer; give a static cache what autocast made of keys and values; divide by the number of
-accumulated batches once only; build a model all of whose layers share K/V, as Gemma-4's assistants do."""
+accumulated batches once only; load what a Trainer saved of Gemma-3n, under other names; build
+a model all of whose layers share K/V, as Gemma-4's assistants do."""

@@ -80,7 +80,7 @@ def linked(model: Any, layer_call: Any) -> Any:
         return model
     shared = {index: sources[index] for index in range(first, len(layers))}
     links = shared | {source: source for source in shared.values()}
-    if not all(calls(type(layers[index]), layer_call) for index in links):
+    if not all(calls(kind, layer_call) for kind in {type(layers[index]) for index in links}):
         return model
     passed: dict[int, Any] = {}
     view = copy.copy(model)  # the model that users hold is never touched, so threads do not meet
@@ -97,9 +97,16 @@ def sources_fit(sources: list[Any], first: int) -> bool:
 
 
 def calls(kind: type, function: Any) -> bool:
-    """Tell whether calling instances of a class calls this function, through checkpointing or not."""
-    call = getattr(kind, "__call__", None)  # noqa: B004 - which one
-    if call is function:
-        return True
-    cells = (call.__closure__ or ()) if isinstance(call, FunctionType) else ()
-    return any(cell.cell_contents is function for cell in cells if cell != _EMPTY)
+    """Tell whether calling instances of a class calls this function, through checkpointing or not.
+
+    Checkpointing puts a function that closes over the one before in its place, perhaps repeatedly.
+    """
+    waiting, seen = [getattr(kind, "__call__", None)], set()  # noqa: B004 - which one
+    while waiting:
+        call = waiting.pop()
+        if call is function:
+            return True
+        if isinstance(call, FunctionType) and call not in seen:
+            seen.add(call)
+            waiting += [cell.cell_contents for cell in call.__closure__ or () if cell != _EMPTY]
+    return False

@@ -82,9 +82,11 @@ def share_with_unmoved_offset(changes: Changes, attention: Any) -> None:
 
     def make(original: Call) -> Call:
         def with_cache(self: Any, x: Any, mask: Any = None, cache: Any = None) -> Any:
-            # A marker that stands in for a cache makes no masks, and its offset is never moved.
-            if self.is_kv_shared_layer and hasattr(cache, "make_mask"):
-                cache = Unmoved(cache, cache.offset - x.shape[1])
+            if self.is_kv_shared_layer and cache is not None:
+                offset = cache.offset
+                # A marker that stands in for a cache stays at 0. Batches count in arrays.
+                if not isinstance(offset, int) or offset >= x.shape[1]:
+                    cache = Unmoved(cache, offset - x.shape[1])
             return original(self, x, mask, cache)
 
         return with_cache

@@ -46,7 +46,7 @@ PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-vlm without a cache does not share K/V between layers",
     targets=("mlx_vlm.models.gemma3n.language",),
-    affects=("mlx-vlm>=0.4.4",),
+    affects=("mlx-vlm>=0.4.3",),
     links=(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
         "https://github.com/unslothai/unsloth-zoo/pull/1275",
