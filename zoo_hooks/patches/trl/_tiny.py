@@ -22,8 +22,9 @@ def mended(patch: Patch) -> Iterator[None]:
     target = import_module(patch.targets[0])
     if patch.probe(target) is Verdict.AFFECTED:
         patch.repair(target, changes)
-    yield
-    changes.undo()
+    with contextlib.ExitStack() as stack:
+        stack.callback(changes.undo)
+        yield
 
 
 def model() -> Any:

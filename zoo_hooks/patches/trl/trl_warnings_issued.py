@@ -12,14 +12,14 @@ writes to it without a look whether it is there.
 
 Repair
 ------
-As soon as a trainer is imported that writes to it, ``PreTrainedModel`` makes that dictionary for a model the
+As soon as what all trainers share is imported, ``PreTrainedModel`` makes that dictionary for a model the
 first time that it is asked for. A model that has one of its own keeps it.
 """
 
 from __future__ import annotations
 
-import inspect
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,8 +33,8 @@ LOSS = 0.5  # of a model against itself
 def probe(module: ModuleType) -> Verdict:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    classes = [value for value in vars(module).values() if isinstance(value, type)]
-    if not any(_writes(one) for one in classes if one.__module__ == module.__name__):
+    trainer = Path(module.__file__ or "").with_name("dpo_trainer.py").read_text(encoding="utf-8")
+    if f"model.{NAME}[" not in trainer:
         return Verdict.FIXED
     return Verdict.FIXED if hasattr(PreTrainedModel(PretrainedConfig()), NAME) else Verdict.AFFECTED
 
@@ -58,21 +58,10 @@ def canary() -> Figure:
     return Figure(loss, healthy=abs(loss - LOSS) < 1e-4)  # noqa: PLR2004
 
 
-def _writes(trainer: Any) -> bool:
-    """Whether the name is used, and not looked for first."""
-    code = getattr(inspect.unwrap(trainer.__init__), "__code__", None)
-    return code is not None and NAME in code.co_names and NAME not in code.co_consts
-
-
-TRAINERS = ("dpo", "grpo", "rloo", "online_dpo", "kto", "reward", "cpo", "orpo", "bco")
-
 PATCH = Patch(
     module=__name__,
     title="trl's trainers write to a dictionary that models of transformers no longer have",
-    targets=(
-        *(f"trl.trainer.{name}_trainer" for name in TRAINERS),
-        *(f"trl.experimental.{name}.{name}_trainer" for name in ("online_dpo", "kto", "cpo", "orpo", "bco")),
-    ),
+    targets=("trl.trainer.utils",),
     affects=("trl>=0.16.1,<0.27.0", "transformers>=5.1.0"),
     links=("https://github.com/unslothai/unsloth/pull/7854",),
     measures="loss of a KTO step of a model against itself (right: 0.5)",

@@ -40,7 +40,7 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     new = getattr(module, NEW)
-    changes.replace(module, OLD, new if _can_be_empty(new) else _none_where_empty(new))
+    changes.replace(module, OLD, new if _can_be_empty(module) else _none_where_empty(new))
 
 
 def canary() -> Figure:
@@ -60,9 +60,9 @@ def _trl_knows_the_old_name_only() -> bool:
     return False
 
 
-def _can_be_empty(new: Any) -> bool:
-    with suppress(ValueError):
-        new()
+def _can_be_empty(module: ModuleType) -> bool:
+    with suppress(ValueError, getattr(module, "VLLMValidationError", ValueError)):
+        getattr(module, NEW)()
         return True
     return False
 
