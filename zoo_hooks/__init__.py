@@ -44,6 +44,18 @@ TARGETS = frozenset(
         "transformers.models.mistral_large4.modeling_mistral_large4",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
+        "triton.compiler.compiler",
+        "trl.experimental.gold.gold_trainer",
+        "trl.experimental.online_dpo.online_dpo_trainer",
+        "trl.experimental.openenv.utils",
+        "trl.import_utils",
+        "trl.scripts.vllm_serve",
+        "trl.trainer.dpo_trainer",
+        "trl.trainer.grpo_trainer",
+        "trl.trainer.online_dpo_trainer",
+        "trl.trainer.rloo_trainer",
+        "trl.trainer.utils",
+        "vllm.sampling_params",
     }
 )
 # Those among them that have a patch with when="before".
@@ -51,6 +63,7 @@ BEFORE = frozenset(
     {
         "peft.peft_model",
         "peft.utils.transformers_weight_conversion",
+        "trl.trainer.dpo_trainer",
     }
 )
 

@@ -1,0 +1,92 @@
+"""What TRL's own code hands vLLM at a generation step becomes the right sampling parameters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pickle
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+from conftest import exists, recorded
+
+import zoo_hooks
+
+vllm = pytest.importorskip("vllm", reason="vllm is not part of this environment")
+import msgspec  # noqa: E402 - comes with vllm
+
+PATCH = "trl-guided-decoding-argument"
+AFFECTED = recorded(PATCH) == "AFFECTED"
+MODULES = [
+    name
+    for name in ("trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "trl.experimental.openenv.utils")
+    if exists(name) and "SamplingParams(" in inspect.getsource(import_module(name))
+]
+
+
+def step(name, regex, **more):
+    """The statements of that module that make its sampling parameters, run as they stand there."""
+    module = import_module(name)
+    trainer = SimpleNamespace(
+        guided_decoding_regex=regex, structured_outputs_regex=regex, repetition_penalty=1.0, temperature=0.9,
+        top_p=1.0, top_k=None, min_p=None, max_completion_length=8,
+        args=SimpleNamespace(generation_kwargs=more or None, generation_config={}, max_completion_length=8),
+    )  # fmt: skip
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        for body in (getattr(node, part, None) for part in ("body", "orelse")):
+            for end, statement in enumerate(body if isinstance(body, list) else ()):
+                made = isinstance(statement, ast.Assign) and ast.unparse(statement.value)
+                if made and made.startswith("SamplingParams("):
+                    here = [*map(ast.unparse, body[:end])]
+                    begin = next(n for n, text in enumerate(here) if "_regex" in text)
+                    space = vars(module) | {"self": trainer, "trainer": trainer}
+                    exec("\n".join([*here[begin:], f"made = {made}"]), space)
+                    return space["made"]
+    raise LookupError(name)
+
+
+def constraint(made):
+    return made.structured_outputs if hasattr(made, "structured_outputs") else made.guided_decoding
+
+
+def test_without_the_repair_the_argument_is_refused(measured):
+    """With the old name imported, vLLM's own class still refuses the argument."""
+    assert measured(PATCH)["with"] == "a+"
+    grpo = import_module("trl.trainer.grpo_trainer")
+    with zoo_hooks.disabled(PATCH):
+        if AFFECTED:
+            with pytest.raises(TypeError, match="guided_decoding"):
+                step("trl.trainer.grpo_trainer", None)
+        assert grpo.SamplingParams is vllm.SamplingParams
+    assert (grpo.SamplingParams is vllm.SamplingParams) != AFFECTED
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("regex", [None, "[ab]+"])
+def test_a_generation_step_makes_the_right_parameters(name, regex):
+    """Type, values, isinstance, pickle and msgspec are those of vLLM's own class."""
+    made = step(name, regex)
+    assert type(made) is vllm.SamplingParams
+    assert isinstance(made, import_module(name).SamplingParams)
+    assert (constraint(made) and constraint(made).regex) == regex
+    assert (made.n, made.max_tokens, made.temperature) == (1, 8, 0.9)
+    assert pickle.loads(pickle.dumps(made)) == made
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(made))
+    assert regex is None or "[ab]+" in str(sent)
+
+
+@pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
+def test_a_structured_output_of_the_user_is_kept():
+    """It comes by generation_kwargs, beside TRL's None."""
+    own = import_module("vllm.sampling_params").StructuredOutputsParams(choice=["a", "b"])
+    assert step("trl.trainer.grpo_trainer", None, structured_outputs=own).structured_outputs == own
+
+
+def test_vllms_own_class_is_untouched():
+    """It refuses the old name where it did, and has its own type."""
+    assert vllm.SamplingParams is import_module("vllm.sampling_params").SamplingParams
+    if AFFECTED:
+        with pytest.raises(TypeError):
+            vllm.SamplingParams(guided_decoding=None)
+    assert import_module("trl.trainer.grpo_trainer").SamplingParams.from_optional(n=2).n == 2

@@ -1,0 +1,106 @@
+"""vLLM's old name for its constraint is there for the TRL that knows no other, and means the new class."""
+
+from __future__ import annotations
+
+import pickle
+
+import msgspec
+import pytest
+from conftest import python, recorded
+from vllm import sampling_params
+
+import zoo_hooks
+from zoo_hooks.patches.vllm.vllm_guided_decoding_params import NEW, OLD
+
+PATCH = "vllm-guided-decoding-params"
+AFFECTED = recorded(PATCH) == "AFFECTED"
+affected = pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
+
+
+def test_without_the_repair_trl_cannot_be_imported(measured):
+    """ImportError on the old name; with it the pattern that TRL gives stands in the constraint."""
+    row = measured(PATCH)
+    assert (f"cannot import name '{OLD}'" in str(row["without"])) == AFFECTED
+    assert row["with"] == "a+"
+
+
+@affected
+def test_the_old_name_makes_objects_of_the_new_class():
+    """Their type, isinstance and pickles are the new class's, by keyword and by position."""
+    from vllm.sampling_params import GuidedDecodingParams
+
+    new = getattr(sampling_params, NEW)
+    for made in (
+        GuidedDecodingParams(regex="a+"),
+        GuidedDecodingParams(None, "a+"),
+        GuidedDecodingParams(backend="outlines", regex="a+"),
+    ):
+        assert type(made) is new
+        assert isinstance(made, GuidedDecodingParams)
+        assert made.regex == "a+"
+        assert pickle.loads(pickle.dumps(made)) == made
+    assert issubclass(new, GuidedDecodingParams)
+    assert not isinstance(3, GuidedDecodingParams)
+    with pytest.raises(Exception, match="one kind of structured outputs"):
+        GuidedDecodingParams(regex="a+", json="{}")
+
+
+@affected
+def test_an_empty_constraint_is_no_error():
+    """Where the new class refuses it, as in vLLM 0.33, it is None; elsewhere an object without any."""
+    from vllm.sampling_params import GuidedDecodingParams
+
+    for made in (GuidedDecodingParams(), GuidedDecodingParams(regex=None), GuidedDecodingParams(None)):
+        assert made is None or made.all_constraints_none()
+        assert sampling_params.SamplingParams(structured_outputs=made).n == 1
+
+
+@affected
+def test_parameters_with_it_are_encoded_as_before():
+    """msgspec sends them to the engine and back."""
+    from vllm.sampling_params import GuidedDecodingParams
+
+    made = sampling_params.SamplingParams(structured_outputs=GuidedDecodingParams(regex="a+"))
+    sent = msgspec.msgpack.encode(made)
+    assert msgspec.msgpack.decode(sent)["structured_outputs"]["regex"] == "a+"
+
+
+@affected
+def test_undone_it_is_gone():
+    """The module is as vLLM made it."""
+    with zoo_hooks.disabled(PATCH):
+        assert not hasattr(sampling_params, OLD)
+    assert hasattr(sampling_params, OLD)
+
+
+@pytest.mark.parametrize("text", ["", f"{OLD} {NEW}"], ids=["none", "newer"])
+def test_without_an_old_trl_nothing_is_added(text, tmp_path):
+    """Another TRL stands first on the path; who looks for the old name finds what vLLM has."""
+    (tmp_path / "trl" / "scripts").mkdir(parents=True)
+    (tmp_path / "trl" / "__init__.py").touch()
+    (tmp_path / "trl" / "scripts" / "vllm_serve.py").write_text(text)
+    python(f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import vllm.sampling_params, zoo_hooks
+        assert zoo_hooks.report()[{PATCH!r}].status.name == "NOT_NEEDED"
+        assert hasattr(vllm.sampling_params, {OLD!r}) == {hasattr(sampling_params, OLD) and not AFFECTED}
+    """)
+
+
+@affected
+@pytest.mark.parametrize("first", [True, False])
+def test_a_tool_that_gives_the_name_back_is_not_fought(first):
+    """Before us it is seen and stays; after us, looking first, it finds ours."""
+    python(f"""
+        import sys, zoo_hooks
+        if {first}:
+            sys.meta_path.remove(zoo_hooks)
+        from vllm import sampling_params
+        if not hasattr(sampling_params, {OLD!r}):
+            sampling_params.{OLD} = sampling_params.{NEW}
+        zoo_hooks.activate()
+        seen = zoo_hooks.report()[{PATCH!r}].status.name
+        assert seen == ("NOT_NEEDED" if {first} else "APPLIED"), seen
+        assert sampling_params.{OLD}(regex="a+").regex == "a+"
+    """)

@@ -1,0 +1,71 @@
+"""trl's DPO trainer imports a table that transformers 5 no longer has.
+
+Symptom
+-------
+``from trl import DPOTrainer`` raises ``ImportError: cannot import name
+'MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES' from 'transformers.models.auto.modeling_auto'``.
+
+Cause
+-----
+transformers 5.0.0 dropped the table of Vision2Seq models for that of image-text-to-text models. trl asks the
+old one up to 0.22, and the new one from 0.23, for whether a model is one that sees.
+
+Repair
+------
+While the body of the DPO trainer's module runs, and no longer, the old name is there and stands for the new
+table. The trainer then knows the models that trl 0.23 knows, Gemma 3 among them.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+OLD = "MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES"
+NEW = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"
+LOSS = 0.6931  # log 2, of a model against itself
+
+
+def probe(module: ModuleType) -> Verdict:
+    from transformers.models.auto import modeling_auto
+
+    spec = module.__spec__
+    read = getattr(spec.loader, "get_code", None) if spec else None
+    if read is None or not spec:
+        return Verdict.UNKNOWN
+    if OLD not in read(spec.name).co_names or hasattr(modeling_auto, OLD):
+        return Verdict.FIXED
+    return Verdict.AFFECTED if hasattr(modeling_auto, NEW) else Verdict.UNKNOWN
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    from transformers.models.auto import modeling_auto
+
+    changes.replace(modeling_auto, OLD, getattr(modeling_auto, NEW))
+
+
+def canary() -> Figure:
+    from zoo_hooks.patches.trl import _tiny, trl_availability_flags, trl_warnings_issued
+
+    with _tiny.mended(trl_availability_flags.PATCH), _tiny.mended(trl_warnings_issued.PATCH):
+        loss = _tiny.dpo_loss()
+    return Figure(loss, healthy=abs(loss - LOSS) < 1e-4)  # noqa: PLR2004
+
+
+PATCH = Patch(
+    module=__name__,
+    title="trl's DPO trainer imports a table that transformers 5 no longer has",
+    targets=("trl.trainer.dpo_trainer",),
+    affects=("trl>=0.16.1,<0.23.0", "transformers>=5.0.0"),
+    links=(
+        "https://github.com/modelscope/ms-swift/issues/9343",
+        "https://github.com/huggingface/trl/pull/4049",
+    ),
+    measures="loss of a DPO step of a model against itself (right: 0.6931)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    when="before",
+)
