@@ -180,9 +180,12 @@ def own_assistant() -> Any:
     shape = {**_tiny.TEXT, **_tiny.GEMMA4, **_tiny._layers(2, 2), "vocab_size_per_layer_input": 0}
     text = transformers.Gemma4TextConfig(**shape)
     config = transformers.Gemma4AssistantConfig(text_config=text, backbone_hidden_size=32)
-    return _tiny._seeded(transformers.Gemma4AssistantForCausalLM, config)
+    assistant = _tiny._seeded(transformers.Gemma4AssistantForCausalLM, config)
+    assistant.generation_config.num_assistant_tokens = 4  # some releases have no default for it
+    return assistant
 
 
+SEEING = tuple(name for name in MODELS if name.startswith(("vision", "audio")))
 ASSISTED = ("31b", "26b-a4b", "e2b", "e4b") if hasattr(transformers, "Gemma4AssistantConfig") else ()
 SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
 PATCHES = {
@@ -218,11 +221,13 @@ CANNOT = [
     ("exported", "transformers", ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit"), "4bit-loaded"),
     ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
     ("accumulation", "transformers>=5.3.0,<5.5.3", tuple(MODELS), "unshared"),
-    ("resuming", "transformers==5.5.0", ("gemma3n",), "gemma3n"),
+    ("resuming", "transformers==5.5.0", ("gemma3n", "gemma3n-fp16"), "gemma3n"),
+    ("compiled", "transformers==5.5.0", SEEING, "vision"),
     ("own_assistant", "transformers>=5.23.0", ASSISTED, "e2b"),
 ]
 """What upstream cannot do, with or without the hooks: activity, releases, models, and the model of which
 the same is asked without the hooks. In this order: save a model that was loaded in 4 bits; trace a
 bitsandbytes layer; give a static cache what autocast made of keys and values; divide by the number of
-accumulated batches once only; load what a Trainer saved of Gemma-3n, under other names; build
+accumulated batches once only; load what a Trainer saved of Gemma-3n, under other names; trace checks
+with messages of their own; build
 a model all of whose layers share K/V, as Gemma-4's assistants do."""
