@@ -21,10 +21,12 @@ the same hooks on a module: the first input becomes a replicated DTensor, the ou
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -59,16 +61,20 @@ class ReplicateParallel:
 
 
 def probe(_: ModuleType) -> Verdict:
-    from accelerate import Accelerator
-
-    prepare = getattr(Accelerator, "_prepare_tp", None)  # came with 1.10
+    prepare = getattr(sys.modules[ACCELERATOR].Accelerator, "_prepare_tp", None)  # came with 1.10
     needed = prepare is not None and NAME in prepare.__code__.co_names
-    return Verdict.AFFECTED if needed and not hasattr(_tensor_parallel(), NAME) else Verdict.FIXED
+    return Verdict.AFFECTED if needed and not _given() else Verdict.FIXED
+
+
+def _given() -> bool:
+    # Its source is read, for it cannot yet be imported where accelerate is imported by transformers.
+    if TENSOR_PARALLEL in sys.modules:
+        return hasattr(sys.modules[TENSOR_PARALLEL], NAME)
+    spec = find_spec(TENSOR_PARALLEL)
+    return spec is not None and f"class {NAME}" in Path(str(spec.origin)).read_text("utf-8")
 
 
 def repair(_: ModuleType, changes: Changes) -> None:
-    from accelerate import Accelerator
-
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def prepare(*args: Any) -> Any:
             with ExitStack() as after:
@@ -78,7 +84,7 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
         return prepare
 
-    changes.wrap(Accelerator, "_prepare_tp", make)
+    changes.wrap(sys.modules[ACCELERATOR].Accelerator, "_prepare_tp", make)
 
 
 def _tensor_parallel() -> ModuleType | None:
