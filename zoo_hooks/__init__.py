@@ -23,6 +23,7 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
     {
+        "accelerate.accelerator",
         "datasets.config",
         "dill._dill",
         "mlx_lm.models.gemma3n",
