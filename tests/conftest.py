@@ -132,7 +132,7 @@ def python(code: str, *flags: str, **variables: str) -> str:
 
 
 def child(
-    code: str, *flags: str, check: bool = True, timeout: float = 120, **variables: str
+    code: str, *flags: str, check: bool = True, timeout: float = 300, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a child interpreter. Variables are added to the environment."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_HOOKS")}
