@@ -206,6 +206,7 @@ PATCHES = {
     "skip-list-inner-names-4bit": ("4bit",),
     "trainer-rng-state": ("unshared", "e2b"),
     "transformers-torchcodec-broken": ("audio",),
+    "wandb-broken": ("unshared",),
     "weight-conversion-import": ("vision-lora",),
     "weight-conversion-loading-info": ("vision-lora",),
     "weight-conversion-scope": ("vision-lora",),
