@@ -190,6 +190,7 @@ PATCHES = {
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
     "cache-dynamic-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
     "cache-static-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
+    "causal-conv1d-broken": ("unshared",),
     "gemma3n-mlp-fp16": ("gemma3n-fp16",),
     "gemma3n-no-cache-shared-kv": ("gemma3n",),
     "gemma4-audio-attention-autocast": ("audio-autocast",),
