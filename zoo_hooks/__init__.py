@@ -38,6 +38,7 @@ TARGETS = frozenset(
         "transformers.audio_utils",
         "transformers.cache_utils",
         "transformers.integrations.bitsandbytes",
+        "transformers.integrations.integration_utils",
         "transformers.modeling_utils",
         "transformers.models.gemma3n.modeling_gemma3n",
         "transformers.models.gemma4.modeling_gemma4",

@@ -1,0 +1,99 @@
+"""Models fail to import beside a causal_conv1d that is installed but cannot be loaded.
+
+Symptom
+-------
+On a machine with CUDA, where causal_conv1d was built for another torch, Qwen3-Next, Qwen3.5, LFM2,
+Falcon-H1, Bamba, Jamba and others cannot be imported at all: ``ImportError: ... undefined symbol``. They
+have a slower way of their own, and take it where the package is absent.
+
+Cause
+-----
+``is_causal_conv1d_available`` says whether there is CUDA and the package is installed, and the modules of
+these models import it at once. Later releases try the import.
+
+Repair
+------
+Where ``is_causal_conv1d_available`` says True, causal_conv1d is imported there and then, as who asks is
+about to do; if that fails it says False, which is told once at INFO. Nothing else is asked or imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+ASKS = "transformers.utils.import_utils"
+KERNELS = "transformers.integrations.hub_kernels"
+IMPORT = """
+import sys, zoo_hooks
+zoo_hooks.init()
+sys.path.insert(0, sys.argv[1])
+import torch, transformers
+torch.cuda.is_available = lambda: True
+from importlib import import_module
+name = "lfm2" if hasattr(transformers, "Lfm2Config") else "bamba"
+import_module(f"transformers.models.{name}.modeling_{name}")
+"""
+
+
+def probe(_: ModuleType) -> Verdict:
+    asks = getattr(sys.modules[ASKS], "is_causal_conv1d_available", None)
+    if hasattr(sys.modules.get(KERNELS), "use_kernel_func_from_hub_with_fallback"):
+        return Verdict.FIXED
+    function = asks if isinstance(asks, FunctionType) else getattr(asks, "__wrapped__", None)  # a cache
+    if not isinstance(function, FunctionType):
+        return Verdict.UNKNOWN
+    # Whoever has repaired it does not ask this.
+    return Verdict.AFFECTED if "_is_package_available" in function.__code__.co_names else Verdict.FIXED
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    original: Callable[[], bool] = sys.modules[ASKS].is_causal_conv1d_available
+
+    @functools.wraps(original)
+    def is_causal_conv1d_available() -> bool:
+        if not original():
+            return False
+        with suppress(Exception):  # what native code fails with has no one type
+            return bool(import_module("causal_conv1d"))
+        changes.tell(
+            "causal_conv1d is installed but cannot be loaded, so transformers does without it; "
+            "to see why, import it"
+        )
+        return False
+
+    changes.rebind(original, is_causal_conv1d_available)
+
+
+def canary() -> Figure:
+    # In a child, for transformers remembers whether there is CUDA.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "causal_conv1d.py").write_text("raise ImportError('undefined symbol')")
+        Path(folder, "causal_conv1d-1.dist-info").mkdir()
+        Path(folder, "causal_conv1d-1.dist-info", "METADATA").write_text("Name: causal_conv1d\nVersion: 1\n")
+        command = [sys.executable, "-c", IMPORT, folder]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Figure(run.stderr.strip().splitlines()[-1] if run.returncode else "imported", not run.returncode)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="models fail to import beside a causal_conv1d that is installed but cannot be loaded",
+    targets=("transformers.modeling_utils",),
+    affects=("transformers<5.15.0",),
+    links=("https://github.com/unslothai/unsloth/pull/4047",),
+    measures="what importing LFM2, or Bamba, with such a package gives (right: imported)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
