@@ -12,12 +12,14 @@ import pytest
 from conftest import exists, recorded
 
 import zoo_hooks
+from zoo_hooks import catalogue
 
 vllm = pytest.importorskip("vllm", reason="vllm is not part of this environment")
 import msgspec  # noqa: E402 - comes with vllm
 
 PATCH = "trl-guided-decoding-argument"
 AFFECTED = recorded(PATCH) == "AFFECTED"
+STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED"}
 MODULES = [
     name
     for name in ("trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "trl.experimental.openenv.utils")
@@ -48,6 +50,21 @@ def step(name, regex, **more):
 
 def constraint(made):
     return made.structured_outputs if hasattr(made, "structured_outputs") else made.guided_decoding
+
+
+@pytest.mark.parametrize("name", filter(exists, catalogue.get(PATCH).targets))
+def test_every_module_of_trl_that_guides_imports(name):
+    """What they bind makes a constraint with the pattern."""
+    module = import_module(name)
+    made = getattr(module, "GuidedDecodingParams", None) or getattr(module, "StructuredOutputsParams", None)
+    assert made is None or made(regex="a+").regex == "a+"
+
+
+@pytest.mark.parametrize("patch", [PATCH, "vllm-guided-decoding-params"])
+def test_this_process_has_the_recorded_verdict(patch):
+    """Whatever the pair of releases."""
+    import_module("trl.trainer.grpo_trainer")
+    assert zoo_hooks.report()[patch].status.name == STATUS[recorded(patch)]
 
 
 def test_without_the_repair_the_argument_is_refused(measured):
