@@ -26,7 +26,10 @@ MODULES = [
     if exists(name) and "SamplingParams(" in inspect.getsource(import_module(name))
 ]
 
-USERS = "generation_kwargs" in inspect.getsource(import_module("trl.trainer.grpo_trainer"))
+TRAINER = inspect.getsource(import_module("trl.trainer.grpo_trainer"))
+if exists("trl.trainer.rloo_trainer"):
+    TRAINER += inspect.getsource(import_module("trl.trainer.rloo_trainer"))
+LIMIT = "truncate_prompt_tokens"
 
 
 def step(name, regex, **more):
@@ -44,7 +47,8 @@ def step(name, regex, **more):
                 if made and made.startswith("SamplingParams("):
                     here = [*map(ast.unparse, body[:end])]
                     begin = next(n for n, text in enumerate(here) if "_regex" in text)
-                    space = vars(module) | {"self": trainer, "trainer": trainer, "logprobs": True, "overrides": None}
+                    space = vars(module) | {"self": trainer, "trainer": trainer}
+                    space |= {"logprobs": True, "overrides": None}
                     exec("\n".join([*here[begin:], f"made = {made}"]), space)
                     return space["made"]
     raise LookupError(name)
@@ -95,11 +99,39 @@ def test_a_generation_step_makes_the_right_parameters(name, regex):
     assert regex is None or "[ab]+" in str(sent)
 
 
-@pytest.mark.skipif(not (AFFECTED and USERS), reason="no such drift, or TRL takes nothing from its user")
+@pytest.mark.skipif(
+    not AFFECTED or "generation_kwargs" not in TRAINER, reason="no such drift, or nothing from the user"
+)
 def test_a_structured_output_of_the_user_is_kept():
     """It comes by generation_kwargs, beside TRL's None."""
     own = import_module("vllm.sampling_params").StructuredOutputsParams(choice=["a", "b"])
     assert step("trl.trainer.grpo_trainer", None, structured_outputs=own).structured_outputs == own
+
+
+@pytest.mark.skipif(
+    not AFFECTED or hasattr(vllm.SamplingParams, LIMIT) or LIMIT not in TRAINER,
+    reason="vLLM takes the length there, or TRL gives none",
+)
+@pytest.mark.parametrize("method", ["generate", "chat"])
+def test_the_length_of_prompts_reaches_the_methods_that_take_it(method, monkeypatch):
+    """On its way it stands in the parameters; vLLM's own class, without an engine, is called with it."""
+    seen = []
+
+    def call(self, prompts, sampling_params=None, *, use_tqdm=True, tokenization_kwargs=None):
+        seen.append((self, prompts, sampling_params, use_tqdm, tokenization_kwargs))
+
+    assert "tokenization_kwargs" in inspect.signature(getattr(vllm.LLM, method)).parameters
+    monkeypatch.setattr(vllm.LLM, method, call)
+    monkeypatch.setattr(vllm.LLM, "__init__", lambda *_, **__: None)
+    trainer = import_module("trl.trainer.rloo_trainer")
+    llm, made = trainer.LLM(model="any"), step("trl.trainer.rloo_trainer", None)
+    assert type(llm) is vllm.LLM
+    assert made.extra_args == {LIMIT: 16}
+    getattr(llm, method)(["a b"], sampling_params=made, use_tqdm=False)
+    getattr(llm, method)(["a b"], vllm.SamplingParams())
+    assert [(one[0], one[4]) for one in seen] == [(llm, {LIMIT: 16}), (llm, None)]
+    renderer = import_module("vllm.renderers.params").TokenizeParams(max_total_tokens=64)
+    assert renderer.with_kwargs(**seen[0][4]).get_encode_kwargs()["max_length"] == 16
 
 
 def test_vllms_own_class_is_untouched():
