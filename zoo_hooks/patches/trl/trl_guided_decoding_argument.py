@@ -66,8 +66,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
 def _cutting(real: Any, *args: Any, **kwargs: Any) -> Any:
     """An object of vLLM's class whose methods look for the length in the parameters."""
     llm = real(*args, **kwargs)
-    for method in (llm.generate, llm.chat):
-        setattr(llm, method.__name__, _cut(method))
+    for name in ("generate", "chat"):
+        setattr(llm, name, _cut(getattr(llm, name)))
     return llm
 
 
