@@ -66,10 +66,14 @@ def test_every_module_of_trl_that_guides_imports(name):
     assert made is None or made(regex="a+").regex == "a+"
 
 
-@pytest.mark.parametrize("patch", [PATCH, "vllm-guided-decoding-params"])
+@pytest.mark.parametrize(
+    "patch",
+    [PATCH, "vllm-guided-decoding-params", "trl-vllm-open-port-import", "trl-vllm-tokenizer-import"],
+)
 def test_this_process_has_the_recorded_verdict(patch):
-    """Whatever the pair of releases."""
+    """Of each patch between the two, whatever the pair of releases."""
     import_module("trl.trainer.grpo_trainer")
+    import_module("trl.scripts.vllm_serve")
     assert zoo_hooks.report()[patch].status.name == STATUS[recorded(patch)]
 
 
