@@ -49,6 +49,7 @@ TARGETS = frozenset(
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
         "triton.compiler.compiler",
+        "trl",
         "trl.experimental.gold.gold_trainer",
         "trl.experimental.online_dpo.online_dpo_trainer",
         "trl.experimental.openenv.utils",
@@ -67,6 +68,8 @@ BEFORE = frozenset(
     {
         "peft.peft_model",
         "peft.utils.transformers_weight_conversion",
+        "trl",
+        "trl.scripts.vllm_serve",
         "trl.trainer.dpo_trainer",
     }
 )

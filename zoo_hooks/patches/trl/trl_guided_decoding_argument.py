@@ -4,22 +4,28 @@ Symptom
 -------
 With vLLM in the same process each generation step of GRPO, RLOO and Online DPO, and each request to ``trl
 vllm-serve``, raises ``TypeError: Unexpected keyword argument 'guided_decoding'``, also where nothing guides.
-It is seen once the import works (``vllm-guided-decoding-params``).
+It is seen once the import works (``vllm-guided-decoding-params``). TRL 0.24 to 0.26 then raise the same for
+``truncate_prompt_tokens`` beside vLLM from 0.17.0.
 
 Cause
 -----
 vLLM 0.11 renamed the argument of ``SamplingParams`` to ``structured_outputs``; 0.12.0 dropped the old name.
-TRL up to 0.26 passes the old one each time, as None where there is no pattern.
+TRL up to 0.26 passes the old one each time, as None where there is no pattern. From vLLM 0.17 the length to
+which prompts are cut is an argument of ``LLM.generate`` and ``LLM.chat``.
 
 Repair
 ------
 In the modules of TRL that do so ``SamplingParams`` hands the argument on by its new name. vLLM's own class is
-as it was, and its objects are made. A ``structured_outputs`` among the ``generation_kwargs`` is kept.
+as it was, and its objects are made. A ``structured_outputs`` among the ``generation_kwargs`` is kept. The
+length travels in ``extra_args``, which vLLM leaves to others, to the ``LLM`` that the module makes, whose two
+methods hand it on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +33,7 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 
 OLD, NEW = "guided_decoding", "structured_outputs"
+LIMIT = "truncate_prompt_tokens"
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -46,9 +53,33 @@ def repair(module: ModuleType, changes: Changes) -> None:
     def make(*args: Any, **kwargs: Any) -> Any:
         if (constraint := kwargs.pop(OLD, None)) is not None:
             kwargs[NEW] = constraint
+        if moved and (limit := kwargs.pop(LIMIT, None)) is not None:
+            kwargs["extra_args"] = {**(kwargs.get("extra_args") or {}), LIMIT: limit}
         return real(*args, **kwargs)
 
+    moved = not hasattr(real, LIMIT)
     changes.replace(module, "SamplingParams", stand_in("SamplingParams", real, make))
+    if moved and hasattr(module, "LLM"):
+        changes.replace(module, "LLM", stand_in("LLM", module.LLM, partial(_cutting, module.LLM)))
+
+
+def _cutting(real: Any, *args: Any, **kwargs: Any) -> Any:
+    """An object of vLLM's class whose methods look for the length in the parameters."""
+    llm = real(*args, **kwargs)
+    for name in ("generate", "chat"):
+        setattr(llm, name, _cut(getattr(llm, name)))
+    return llm
+
+
+def _cut(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(prompts: Any, sampling_params: Any = None, *args: Any, **kwargs: Any) -> Any:
+        limit = (getattr(sampling_params, "extra_args", None) or {}).get(LIMIT)
+        if limit is not None:
+            kwargs["tokenization_kwargs"] = {LIMIT: limit, **(kwargs.get("tokenization_kwargs") or {})}
+        return method(prompts, sampling_params, *args, **kwargs)
+
+    return call
 
 
 def canary() -> Figure:
