@@ -3,6 +3,8 @@
 This module runs at the start of every Python process of its environment, so it imports only what
 is there already and does one thing: it puts a finder with a set of exact names on
 ``sys.meta_path``. All else is imported when a watched module has been loaded.
+
+It has more than 200 lines, for the names have to stand here: to import them would double its cost.
 """
 
 import sys
