@@ -36,19 +36,34 @@ def down(mlp: Any, gate: Any, up: Any) -> Any:
     scaled back in float32. No value decides which code runs: it compiles to one graph, and the
     device is not waited for.
     """
-    import torch
-
     up = limited(up)
     clips = getattr(mlp.down_proj, "use_clipped_linears", False)
     if clips or up.shape[-1] != mlp.intermediate_size:
         # A projection that clips what it is given must be given that, and is bounded by it. Under tensor
         # parallelism outputs are summed over the ranks, so none may scale by what it alone sees.
         return limited(mlp.down_proj(limited(gate * up)))
+    product, scale = scaled(gate, up)
+    return unscaled(mlp.down_proj(product), scale)
+
+
+def scaled(gate: Any, up: Any) -> tuple[Any, Any]:
+    """The products of each token times a power of two, and that: 1 where they all fit."""
     reach = ((gate.detach() * GATE_PART) * (up.detach() * UP_PART)).abs().amax(-1, keepdim=True)
-    power = (reach.view(torch.int16) & EXPONENT).view(torch.float16)  # without the mantissa
-    scale = (HEADROOM / power).masked_fill(reach < OVERFLOW, 1.0)
-    result = mlp.down_proj((gate * scale) * up)
+    # of NaN too the scale is 1: it stays what it is, and what lies in rows that are not used does no harm
+    scale = (HEADROOM / power_of_two(reach)).masked_fill(~(reach >= OVERFLOW), 1.0)
+    return (gate * scale) * up, scale
+
+
+def unscaled(result: Any, scale: Any) -> Any:
+    """What a linear layer made of scaled products, without the scale."""
     return limited(result.float() / scale.float()).to(result.dtype)
+
+
+def power_of_two(values: Any) -> Any:
+    """The largest that is not above each of these positive float16 values: they lose the mantissa."""
+    import torch
+
+    return (values.view(torch.int16) & EXPONENT).view(torch.float16)
 
 
 def verdict(module: ModuleType, mlp: str) -> Verdict:
