@@ -127,6 +127,10 @@ def vision_4bit() -> Any:
     return _four_bit.quantised(_four_bit.vision_model(), ["lm_head"])
 
 
+def unified_4bit() -> Any:
+    return _four_bit.quantised(_four_bit.unified_model(), ["lm_head"])
+
+
 MODELS = {
     "unshared": Model(_tiny.unshared_model),
     "gemma3n": Model(_tiny.gemma3n_model),
@@ -183,6 +187,7 @@ if hasattr(transformers, "Gemma4ForCausalLM"):
         )
 if hasattr(transformers, "Gemma4UnifiedTextConfig"):
     MODELS["unified"] = Model(_tiny.unified_model)
+    MODELS["unified-4bit"] = Model(unified_4bit, _four_bit.unified_inputs)
 
 
 def own_assistant() -> Any:
@@ -216,6 +221,7 @@ PATCHES = {
     "gemma4-patch-embedder-uint8": ("vision-4bit",),
     "gemma4-per-layer-inputs-off": ("no-per-layer-inputs",),
     "gemma4-reentrant-checkpointing": SHARING,
+    "gemma4-unified-embedders-uint8": ("unified-4bit",),
     "gemma4-vision-pooler-fp16": ("vision-fp16",),
     "hybrid-cache-import": ("vision-lora",),
     "input-require-grads": ("unshared", "vision-lora"),
@@ -232,7 +238,12 @@ PATCHES = {
 
 CANNOT = [
     ("copies", "transformers>=5.0.0rc1", ("4bit-loaded", "4bit-bare", "vision-4bit"), "4bit-loaded"),
-    ("exported", "transformers", ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit"), "4bit-loaded"),
+    (
+        "exported",
+        "transformers",
+        ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit", "unified-4bit"),
+        "4bit-loaded",
+    ),
     ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
     ("accumulation", "transformers>=5.3.0,<5.5.3", tuple(MODELS), "unshared"),
     ("resuming", "transformers==5.5.0", ("gemma3n", "gemma3n-fp16"), "gemma3n"),

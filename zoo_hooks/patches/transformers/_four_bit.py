@@ -57,6 +57,34 @@ def vision_inputs() -> dict[str, Any]:
     return _tiny.image_inputs() | {"pixel_values": torch.linspace(0, 1, 16 * 192).reshape(1, 16, 192)}
 
 
+def unified_model() -> Any:
+    """A Gemma-4 unified model with eyes and ears, patches of 8 by 8 pixels."""
+    import transformers
+    from transformers.models.gemma4_unified import modeling_gemma4_unified as unified
+
+    kinds = ["sliding_attention", "full_attention"]
+    shape = {"hidden_size": 64, "head_dim": 16, "global_head_dim": 16, "num_global_key_value_heads": 2}
+    layers = {"num_hidden_layers": 2, "num_kv_shared_layers": 0, "layer_types": kinds}
+    patches = {"patch_size": 4, "pooling_kernel_size": 2, "mm_posemb_size": 16}
+    config = transformers.Gemma4UnifiedConfig(
+        text_config={**_tiny.TEXT, **layers, **shape},
+        vision_config={**patches, "mm_embed_dim": 64, "output_proj_dims": 64},
+        audio_config={"audio_embed_dim": 64, "output_proj_dims": 64},
+        **_tiny.TOKENS,
+    )
+    return _tiny._seeded(unified.Gemma4UnifiedForConditionalGeneration, config)  # noqa: SLF001
+
+
+def unified_inputs() -> dict[str, Any]:
+    """Ten tokens, four of them one image of 4 patches."""
+    import torch
+
+    return _tiny.image_inputs() | {
+        "pixel_values": torch.linspace(0, 1, 4 * 192).reshape(1, 4, 192),
+        "image_position_ids": torch.tensor([[[0, 0], [1, 0], [0, 1], [1, 1]]]),
+    }
+
+
 def quantised(model: Any, skip: list[str] | None = None, **how: Any) -> Any:
     """The model as ``from_pretrained`` packs it to 4 bits, ``skip`` being ``llm_int8_skip_modules``."""
     import torch

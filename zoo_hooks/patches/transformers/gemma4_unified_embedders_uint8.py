@@ -1,0 +1,143 @@
+"""Gemma-4 unified packed to 4 bits casts pixels and soft tokens to whole numbers.
+
+Symptom
+-------
+A Gemma-4 unified model whose embedders are packed to 4 bits by bitsandbytes raises in ``layer_norm`` for
+each image (``mixed dtype (CPU): all inputs must share same datatype``), and hears nothing: what it makes of
+audio is cast to whole numbers too, without an error.
+
+Cause
+-----
+``Gemma4UnifiedVisionEmbedder.forward`` and ``Gemma4UnifiedMultimodalEmbedder.forward`` cast their input to
+the dtype of the weight of the layer behind it. The dtype of a packed weight is uint8, which is how it is
+stored and not what it computes in.
+
+Repair
+------
+If the weight is not of a floating-point dtype, the input keeps its own, as upstream does since 5.13.0. Any
+other model runs upstream's own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _four_bit
+
+
+def probe(module: ModuleType) -> Verdict:
+    """What reaches the first layer of each, of 0.75."""
+    verdicts = (
+        _verdict(module.Gemma4UnifiedVisionEmbedder, "patch_dense", "patch_ln1"),
+        _verdict(
+            module.Gemma4UnifiedMultimodalEmbedder, "embedding_projection", "embedding_pre_projection_norm"
+        ),
+    )
+    return next((one for one in (Verdict.UNKNOWN, Verdict.AFFECTED) if one in verdicts), Verdict.FIXED)
+
+
+def _verdict(kind: Any, packed: str, first: str) -> Verdict:
+    import torch
+
+    class Layer(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+        weight = torch.zeros(1, dtype=torch.uint8)
+        given: Any = None
+
+        def forward(self, given: Any) -> Any:
+            self.given = given
+            return given.to(torch.float32)
+
+    embedder = kind.__new__(kind)
+    torch.nn.Module.__init__(embedder)
+    for name in (packed, first, "patch_ln2", "pos_norm", "multimodal_embedder"):
+        setattr(embedder, name, Layer())
+    embedder.pos_embedding = torch.zeros(1, 2, 1)
+    positions = (torch.zeros(1, 1, 2, dtype=torch.long),) if packed == "patch_dense" else ()
+    embedder(torch.full((1, 1, 1), 0.75), *positions)
+    seen = getattr(embedder, first).given
+    if seen is None:
+        return Verdict.UNKNOWN
+    return {0.0: Verdict.AFFECTED, 0.75: Verdict.FIXED}.get(seen.item(), Verdict.UNKNOWN)
+
+
+class _Uncast:
+    """A module one of whose layers is cast for as if it had a weight of the dtype of what is given."""
+
+    def __init__(self, module: Any, name: str, given: Any) -> None:
+        self._module = module
+        setattr(self, name, _Layer(getattr(module, name), given))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _Layer:
+    def __init__(self, layer: Any, weight: Any) -> None:
+        self._layer = layer
+        self.weight = weight
+
+    def __call__(self, given: Any) -> Any:
+        return self._layer(given)
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.Gemma4UnifiedVisionEmbedder, "forward", _vision)
+    changes.wrap(module.Gemma4UnifiedMultimodalEmbedder, "forward", _multimodal)
+
+
+def _vision(original: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: Any, pixel_values: Any, image_position_ids: Any) -> Any:
+        if not self.patch_dense.weight.dtype.is_floating_point:
+            self = _Uncast(self, "patch_dense", pixel_values)
+        return original(self, pixel_values, image_position_ids)
+
+    return forward
+
+
+def _multimodal(original: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: Any, inputs_embeds: Any) -> Any:
+        if not self.embedding_projection.weight.dtype.is_floating_point:
+            self = _Uncast(self, "embedding_projection", inputs_embeds)
+        return original(self, inputs_embeds)
+
+    return forward
+
+
+def canary() -> Figure:
+    """The largest error of both, packed and not, relative to the largest value."""
+    import torch
+
+    plain = _four_bit.unified_model()
+    packed = _four_bit.quantised(plain, ["lm_head"])
+    seen = _four_bit.unified_inputs()
+    heard = torch.linspace(-1, 1, 4 * 64).reshape(1, 4, 64) ** 3
+    errors = []
+    with torch.no_grad():
+        for name, given in {
+            "embed_audio": (heard,),
+            "embed_vision": (seen["pixel_values"], seen["image_position_ids"]),
+        }.items():
+            expected = getattr(plain.model, name)(*given)
+            error = (getattr(packed.model, name)(*given) - expected).abs().max() / expected.abs().max()
+            errors.append(round(float(error), 3))
+    return Figure(max(errors), healthy=max(errors) < 0.3)  # noqa: PLR2004
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4 unified's embedders cast their input to uint8 when they are packed to 4 bits",
+    targets=("transformers.models.gemma4_unified.modeling_gemma4_unified",),
+    affects=("transformers>=5.10.0,<5.13.0", "bitsandbytes>=0.46.1"),
+    links=(
+        "https://github.com/huggingface/transformers/pull/46933",
+        "https://github.com/huggingface/transformers/issues/46932",
+    ),
+    measures="largest relative error of embedded images and audio that packing brings (right: < 0.3)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
