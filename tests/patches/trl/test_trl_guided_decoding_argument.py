@@ -12,7 +12,7 @@ import pytest
 from conftest import exists, recorded
 
 import zoo_hooks
-from zoo_hooks import catalogue
+from zoo_hooks import catalogue, survey
 
 vllm = pytest.importorskip("vllm", reason="vllm is not part of this environment")
 import msgspec  # noqa: E402 - comes with vllm
@@ -77,9 +77,11 @@ def test_this_process_has_the_recorded_verdict(patch):
     assert zoo_hooks.report()[patch].status.name == STATUS[recorded(patch)]
 
 
-def test_without_the_repair_the_argument_is_refused(measured):
+def test_without_the_repair_the_argument_is_refused():
     """With the old name imported, vLLM's own class still refuses the argument."""
-    assert measured(PATCH)["with"] == "a+"
+    (row,) = survey.verify([catalogue.get(PATCH)])
+    assert row["with"] == "a+"
+    assert (row["result"] == "repaired") == AFFECTED
     grpo = import_module("trl.trainer.grpo_trainer")
     with zoo_hooks.disabled(PATCH):
         if AFFECTED:

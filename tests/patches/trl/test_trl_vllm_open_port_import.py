@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from conftest import python, recorded
 
+from zoo_hooks import catalogue, survey
+
 pytest.importorskip("vllm", reason="vllm is not part of this environment")
 
 PATCH = "trl-vllm-open-port-import"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 
 
-def test_without_the_repair_the_module_cannot_be_imported(measured):
+def test_without_the_repair_the_module_cannot_be_imported():
     """ImportError on an affected pair of releases."""
-    row = measured(PATCH)
+    (row,) = survey.verify([catalogue.get(PATCH)])
     assert ("cannot import name 'get_open_port'" in str(row["without"])) == AFFECTED
     assert row["with"] == "get_open_port is there"
 

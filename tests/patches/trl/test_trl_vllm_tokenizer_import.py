@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from conftest import python, recorded
 
+from zoo_hooks import catalogue, survey
+
 pytest.importorskip("vllm", reason="vllm is not part of this environment")
 
 PATCH = "trl-vllm-tokenizer-import"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 
 
-def test_without_the_repair_trl_cannot_be_imported(measured):
+def test_without_the_repair_trl_cannot_be_imported():
     """ModuleNotFoundError on an affected pair of releases."""
-    row = measured(PATCH)
+    (row,) = survey.verify([catalogue.get(PATCH)])
     missing = "No module named 'vllm.transformers_utils.tokenizer'"
     assert (missing in str(row["without"])) == AFFECTED
     assert row["with"] == "SFTConfig is there"
