@@ -65,9 +65,12 @@ def test_transformers_keeps_its_own_function():
 
 
 def test_a_tiny_step_of_sft_runs():
-    """One step with a loss near the logarithm of the vocabulary."""
+    """One step with a loss near the logarithm of the vocabulary.
+
+    The Trainer of transformers 5.0 and 5.3 divides the sum of four tokens by the number of labels, five.
+    """
     loss = _tiny.loss("SFT", {"text": ["a b c d", "b c d e"] * 2}, _tiny.model())
-    assert loss == pytest.approx(3.56, abs=0.1)
+    assert min(abs(loss - 3.56), abs(loss * 5 / 4 - 3.56)) < 0.1
 
 
 def test_a_tiny_step_of_grpo_runs():
