@@ -20,6 +20,8 @@ QUESTIONS = [
     if name.startswith("is_") and name.endswith("_available") and isinstance(value, FunctionType)
 ]
 
+OWN = import_utils._is_package_available.__module__ == "trl.import_utils"
+
 
 def test_without_the_repair_nearly_every_package_counts_as_installed(measured):
     """Eleven or more answers are pairs, which are true; none where the releases fit."""
@@ -120,6 +122,6 @@ def test_a_tool_that_repairs_it_too_is_not_fought(tool, expected):
     from trl import import_utils
     seen = zoo_hooks.report()[{PATCH!r}].status.name
     assert seen == {expected!r}, seen
-    assert import_utils._is_package_available is asked
+    assert {OWN} or import_utils._is_package_available is asked
     assert all(type(getattr(import_utils, name)()) is bool for name in {QUESTIONS!r})
     """)
