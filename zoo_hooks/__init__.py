@@ -39,6 +39,7 @@ TARGETS = frozenset(
         "torch._dynamo.compiled_autograd",
         "transformers.audio_utils",
         "transformers.cache_utils",
+        "transformers.generation.utils",
         "transformers.integrations.bitsandbytes",
         "transformers.integrations.integration_utils",
         "transformers.modeling_utils",

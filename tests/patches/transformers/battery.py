@@ -190,16 +190,6 @@ if hasattr(transformers, "Gemma4UnifiedTextConfig"):
     MODELS["unified-4bit"] = Model(unified_4bit, _four_bit.unified_inputs)
 
 
-def own_assistant() -> Any:
-    """What predicts several tokens for a Gemma-4 from its keys and values; all its layers share."""
-    shape = {**_tiny.TEXT, **_tiny.GEMMA4, **_tiny._layers(2, 2), "vocab_size_per_layer_input": 0}
-    text = transformers.Gemma4TextConfig(**shape)
-    config = transformers.Gemma4AssistantConfig(text_config=text, backbone_hidden_size=32)
-    assistant = _tiny._seeded(transformers.Gemma4AssistantForCausalLM, config)
-    assistant.generation_config.num_assistant_tokens = 4  # some releases have no default for it
-    return assistant
-
-
 SEEING = tuple(name for name in MODELS if name.startswith(("vision", "audio")))
 ASSISTED = ("31b", "26b-a4b", "e2b", "e4b") if hasattr(transformers, "Gemma4AssistantConfig") else ()
 SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
@@ -211,6 +201,7 @@ PATCHES = {
     "causal-conv1d-broken": ("unshared",),
     "gemma3n-mlp-fp16": ("gemma3n-fp16",),
     "gemma3n-no-cache-shared-kv": ("gemma3n",),
+    "gemma4-assistant-arguments": ("31b", "e2b"),
     "gemma4-assistant-shared-kv": ("31b", "26b-a4b", "e2b", "e4b"),
     "gemma4-audio-attention-autocast": ("audio-autocast",),
     "gemma4-audio-features-dtype": ("audio-fp16",),

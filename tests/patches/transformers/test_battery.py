@@ -16,7 +16,6 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import battery
 import pytest
 import torch
 import transformers
@@ -188,7 +187,7 @@ def assisted(name, _):
 
 def own_assistant(name, _):
     """Tokens are the greedy ones with the assistant that Gemma-4 has for that."""
-    seen = generate(model(name), name, assistant_model=battery.own_assistant())
+    seen = generate(model(name), name, assistant_model=_tiny.assistant())
     assert seen.equal(generate(model(name), name))
 
 

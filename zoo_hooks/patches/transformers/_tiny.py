@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from zoo_hooks.model import Figure
+
 TEXT: dict[str, Any] = {
     "vocab_size": 80,
     "hidden_size": 32,
@@ -110,6 +112,31 @@ def multimodal_model(**text: Any) -> Any:
         **TOKENS,
     )
     return _seeded(transformers.Gemma4ForConditionalGeneration, config)
+
+
+def assistant() -> Any:
+    """What guesses four tokens at a time for a Gemma-4, from its keys and values; all its layers share."""
+    import transformers
+
+    shape = {**TEXT, **GEMMA4, **_layers(2, 2), "vocab_size_per_layer_input": 0}
+    text = transformers.Gemma4TextConfig(**shape)
+    config = transformers.Gemma4AssistantConfig(text_config=text, backbone_hidden_size=32)
+    model = _seeded(transformers.Gemma4AssistantForCausalLM, config)
+    model.generation_config.num_assistant_tokens = 4  # some releases have no default for it
+    return model
+
+
+def assisted() -> Figure:
+    """How many of eight tokens are the same with an assistant, or on releases that have none, without."""
+    import transformers
+
+    model, ids = unshared_model(sliding_window=32), prompt()
+    how: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
+    expected = model.generate(ids, **how)
+    if hasattr(transformers, "Gemma4AssistantConfig"):
+        how["assistant_model"] = assistant()
+    same = int((model.generate(ids, **how) == expected)[0, ids.shape[1] :].sum())
+    return Figure(same, healthy=same == 8)  # noqa: PLR2004
 
 
 def prompt(length: int = 12) -> Any:

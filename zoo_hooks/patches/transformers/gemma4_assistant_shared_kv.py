@@ -27,7 +27,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.model import Patch, Verdict
 from zoo_hooks.patches.transformers import _tiny
 
 
@@ -71,23 +71,6 @@ def _modes(original: Callable[..., Any]) -> Callable[..., Any]:
     return kv_sharing_modes
 
 
-def canary() -> Figure:
-    """By itself, on releases before there were assistants."""
-    import transformers
-
-    model, ids = _tiny.unshared_model(sliding_window=32), _tiny.prompt()
-    how: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
-    expected = model.generate(ids, **how)
-    if hasattr(transformers, "Gemma4AssistantConfig"):
-        shape = {**_tiny.TEXT, **_tiny.GEMMA4, **_tiny._layers(2, 2), "vocab_size_per_layer_input": 0}  # noqa: SLF001
-        text = transformers.Gemma4TextConfig(**shape)
-        config = transformers.Gemma4AssistantConfig(text_config=text, backbone_hidden_size=32)
-        how["assistant_model"] = _tiny._seeded(transformers.Gemma4AssistantForCausalLM, config)  # noqa: SLF001
-        how["assistant_model"].generation_config.num_assistant_tokens = 4
-    same = int((model.generate(ids, **how) == expected)[0, ids.shape[1] :].sum())
-    return Figure(same, healthy=same == 8)  # noqa: PLR2004
-
-
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's assistants cannot be built, nor used with models that share no K/V",
@@ -102,5 +85,5 @@ PATCH = Patch(
     measures="tokens generated with an assistant that are those without, of eight (right: 8)",
     probe=probe,
     repair=repair,
-    canary=canary,
+    canary=_tiny.assisted,
 )
