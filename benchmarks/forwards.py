@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from statistics import median
-from types import CellType, FunctionType, SimpleNamespace
+from types import CellType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 from paired import Pair, nanoseconds, pair
@@ -35,7 +35,7 @@ class Wrapper:
     """What a patch has put in the place of a function or attribute, and its first call in a forward."""
 
     patch: str
-    owner: type
+    owner: type | ModuleType
     name: str
     plain: Any
     ours: Any
@@ -53,9 +53,10 @@ class Wrapper:
 
         setattr(self.owner, self.name, recorder)
 
-    def measure(self, rounds: int) -> tuple[float, Pair]:
+    def measure(self, rounds: int, *, half: bool) -> tuple[float, Pair]:
         """The plain call, and the pair in which the wrapper differs from it, both in nanoseconds."""
         if isinstance(self.ours, property):
+            assert isinstance(self.owner, type)
             plain, own = SimpleNamespace(), self.owner.__new__(self.owner)
             plain.__dict__[self.name] = own.__dict__[self.name] = 1.0
             read = f"own.{self.name}"
@@ -66,13 +67,14 @@ class Wrapper:
         given = {"args": args, "kwargs": kwargs}
         real = nanoseconds(CALL, REAL, call=self.ours, **given)
 
+        if half:
+            taken = pair(nanoseconds(CALL, REAL, call=self.plain, **given), real, rounds)
+            return taken.plain, taken
+
         def nothing(*_: Any, **__: Any) -> Any:
             return result
 
         hollow = _around(self.ours, self.plain, nothing)
-        if hollow is None and str(args[1].dtype) == "torch.float16":
-            taken = pair(nanoseconds(CALL, REAL, call=self.plain, **given), real, rounds)
-            return taken.plain, taken
         if hollow is None:
             light = {"args": (_light(args[0]), args[1].flatten()[:1]), "kwargs": {}}
             sides = [nanoseconds(CALL, HOLLOW, call=call, **light) for call in (self.plain, self.ours)]
@@ -101,14 +103,17 @@ def _around(wrapper: FunctionType, plain: Any, other: Any) -> FunctionType | Non
 
 
 def applied() -> Iterator[Wrapper]:
-    """What the patches that are applied in this process have put into classes of models and caches."""
+    """What the patches that are applied in this process have put where a forward may call it."""
+    from transformers import PretrainedConfig
+
     for patch in catalogue.everything():
         for target in patch.targets:
             with suppress(ModuleNotFoundError):  # a family that this release lacks
                 importlib.import_module(target)
             outcome = ledger.find(patch.id, target)
             for made in outcome.changes._made if outcome and outcome.changes else ():  # noqa: SLF001
-                if isinstance(made.owner, type) and isinstance(made.after, (FunctionType, property)):
+                asked_once = isinstance(made.owner, type) and issubclass(made.owner, PretrainedConfig)
+                if isinstance(made.after, (FunctionType, property)) and not asked_once:
                     yield Wrapper(patch.id, made.owner, made.name, made.before, made.after)
 
 
@@ -117,13 +122,16 @@ def run_models(dtype: Any) -> None:
     import torch
     import transformers
 
-    from zoo_hooks.patches.transformers import _tiny
+    from zoo_hooks.patches.transformers import _four_bit, _tiny
 
-    runs = [(_tiny.gemma3n_model, [{"input_ids": _tiny.prompt()}])]
+    text = {"input_ids": _tiny.prompt()}
+    runs: list[Any] = [(_tiny.gemma3n_model, [text])]
     if hasattr(transformers, "Gemma4ForCausalLM"):
+        runs.append((lambda: _tiny.unshared_model(**_tiny.EXPERTS), [text]))
         runs.append((_tiny.multimodal_model, [_tiny.image_inputs(), _tiny.audio_inputs()]))
     if hasattr(transformers, "Gemma4UnifiedTextConfig"):
-        runs.append((_tiny.unified_model, [{"input_ids": _tiny.prompt()}]))
+        runs.append((_tiny.unified_model, [text]))
+        runs.append((_four_bit.unified_model, [_four_bit.unified_inputs()]))
     for make, inputs in runs:
         model = make().to(dtype)
         for given in inputs:
@@ -135,6 +143,8 @@ def run_models(dtype: Any) -> None:
 
 def rows(dtype: Any, wrappers: list[Wrapper], rounds: int) -> Iterator[tuple[Any, ...]]:
     """Run the models and time what they called."""
+    import torch
+
     functions = [one for one in wrappers if isinstance(one.ours, FunctionType)]
     for one in functions:
         one.record()
@@ -143,10 +153,15 @@ def rows(dtype: Any, wrappers: list[Wrapper], rounds: int) -> Iterator[tuple[Any
         setattr(one.owner, one.name, one.ours)
     for one in wrappers:
         if one.call or one not in functions:
-            plain, taken = one.measure(rounds)
+            plain, taken = one.measure(rounds, half=dtype is torch.float16)
             more, low, high = (figure / 1e3 for figure in (taken.more, *taken.more_spread))
-            where = f"{one.owner.__name__}.{one.name}, {str(dtype).partition('.')[2]}"
-            yield one.patch, where, plain / 1e3, more, low, high, GOAL, 1 + taken.more / plain
+            function = f"{where(one)}, {str(dtype).partition('.')[2]}"
+            yield one.patch, function, plain / 1e3, more, low, high, GOAL, 1 + taken.more / plain
+
+
+def where(wrapper: Wrapper) -> str:
+    """The class or module, and the name in it."""
+    return f"{wrapper.owner.__name__.rpartition('.')[2]}.{wrapper.name}"
 
 
 def table(rounds: int) -> Table:
@@ -161,13 +176,15 @@ def table(rounds: int) -> Table:
         wrappers = list(applied())
         half = [one for one in wrappers if one.patch.endswith("-fp16")]
         body = [*rows(torch.bfloat16, wrappers, rounds)]
+        idle = [where(one) for one in wrappers if not one.call and isinstance(one.ours, FunctionType)]
         for one in half:
             one.call = None
         body += rows(torch.float16, half, rounds)
     return Table(
         title,
         f"One call on tiny models: medians of {rounds} pairs and quartiles of what is added, transformers "
-        f"{version('transformers')}. In float16 a repair computes more.",
+        f"{version('transformers')}. In float16 a repair computes more. Not called by these forwards: "
+        f"{', '.join(idle) or 'none'}.",
         ("patch", "function", "plain µs", "more µs", "from", "to", "goal", "ratio"),
         body,
     )

@@ -10,6 +10,7 @@ dropped first, for the profiler reports no release of what it has not seen alloc
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -49,19 +50,17 @@ MEBI = 2**20
 class Trained:
     """A model and its optimizer, and one batch."""
 
-    def __init__(self, length: int, **config: Any) -> None:
+    def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
         import torch
 
-        from zoo_hooks.patches.transformers import _tiny
-
-        self.model = _tiny.shared_model(**config).train()
-        self.ids = _tiny.prompt(length)
+        self.model = model.train()
+        self.inputs = inputs | {"labels": inputs["input_ids"], "use_cache": False}
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-6)
         self.size = sum(parameter.numel() for parameter in self.model.parameters())
 
     def step(self) -> None:
         """Forward, backward, update; the gradients are dropped before."""
-        self.model(input_ids=self.ids, labels=self.ids, use_cache=False).loss.backward()
+        self.model(**self.inputs).loss.backward()
         self.optimizer.step()
 
     def side(self, mode: dict[str, Any] | None, undone: list[str], *, memory: bool) -> float:
@@ -108,26 +107,40 @@ class Trained:
         return taken.plain * 1e3, taken.ours * 1e3, taken.ratio, *taken.ratio_spread, *peaks
 
 
+def models(rounds: int) -> Iterator[tuple[str, Callable[[], Any], dict[str, Any], int]]:
+    """Name, model, a batch and the number of pairs: tiny ones of each shape, and one of 0.3 billion."""
+    from zoo_hooks.patches.transformers import _tiny
+
+    text, dense = {"input_ids": _tiny.prompt()}, {"attention_k_eq_v": True}
+    yield "E2B", lambda: _tiny.shared_model(**_tiny.PER_LAYER_INPUTS), text, 4 * rounds
+    yield "31B", lambda: _tiny.unshared_model(**dense), text, 4 * rounds
+    yield "26B-A4B", lambda: _tiny.unshared_model(**dense, **_tiny.EXPERTS), text, 4 * rounds
+    yield "with an image", _tiny.multimodal_model, _tiny.image_inputs(), 4 * rounds
+    yield "with audio", _tiny.multimodal_model, _tiny.audio_inputs(), 4 * rounds
+    yield "Gemma-3n", _tiny.gemma3n_model, text, 4 * rounds
+    long = {"input_ids": _tiny.prompt(64)}
+    yield "E2B, 64 tokens", lambda: _tiny.shared_model(**LARGE), long, max(rounds // 5, 3)
+
+
 def table(rounds: int) -> Table:
-    """Train a tiny model and one of 0.3 billion parameters a few steps."""
+    """Train tiny models and one of 0.3 billion parameters a few steps."""
     title = "A step of training"
     if find_spec("transformers") is None or find_spec("torch") is None:
         return Table(title, "transformers or torch is not installed")
     if find_spec("transformers.models.gemma4") is None:
         return Table(title, f"transformers {version('transformers')} has no Gemma-4")
-    from zoo_hooks.patches.transformers import _tiny
-
     rows = []
-    for length, shape, times in ((12, _tiny.PER_LAYER_INPUTS, 4 * rounds), (64, LARGE, max(rounds // 5, 3))):
-        trained = Trained(length, **shape)
+    for name, make, inputs, times in models(rounds):
+        trained = Trained(make(), inputs)
         patches = [row.id for row in zoo_hooks.report().rows if row.status is Status.APPLIED]
-        for name, mode in MODES.items():
-            size = f"{trained.size / 1e6:.3g} M, {length} tokens, {name}"
-            rows.append((size, *trained.compare(mode, patches, times)))
+        for how, mode in MODES.items():
+            rows.append(
+                (f"{name}, {trained.size / 1e6:.3g} M, {how}", *trained.compare(mode, patches, times))
+            )
         del trained
     return Table(
         title,
-        f"Gemma-4 text models like E2B on this machine's CPU, transformers {version('transformers')}, "
+        f"Models of each shape on this machine's CPU, transformers {version('transformers')}, "
         f"{', '.join(patches)}. Medians of pairs, quartiles of the ratio.",
         ("model", "without ms", "with ms", "ratio", "from", "to", "peak MiB without", "peak MiB with"),
         rows,
