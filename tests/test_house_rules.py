@@ -57,6 +57,14 @@ def test_the_target_set_is_that_of_the_patches_on_disk():
 
 
 @every_patch
+def test_a_patch_is_found_by_the_targets_that_its_file_names(patch):
+    """Only files that hold a target's name as a string are loaded for it."""
+    assert patch in catalogue.for_target(patch.targets[0])
+    name = patch.module.rpartition(".")[2]
+    assert set(patch.targets) <= catalogue._strings(patch.upstream)[name]
+
+
+@every_patch
 def test_a_patch_stands_with_the_upstream_that_it_repairs(patch):
     """At least one of its targets belongs to the package that its folder names."""
     assert patch.upstream in {target.partition(".")[0] for target in patch.targets}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from dataclasses import dataclass
@@ -56,6 +55,8 @@ def read() -> Settings:
         if word == "dry-run":
             dry_run = True
         elif not any(fnmatchcase(patch_id, pattern) for patch_id in known):
+            import difflib
+
             families = {f"{patch_id.partition('-')[0]}-*" for patch_id in known}
             near = difflib.get_close_matches(pattern, ["dry-run", "off", *known, *sorted(families)], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -75,7 +75,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
                 return original(self, input_features, *args, **kwargs)
             output = original(self, input_features.features, *args, **kwargs)
             if output.pooler_output.dtype is not input_features.dtype:
-                output.pooler_output = output.pooler_output.to(input_features.dtype)
+                output["pooler_output"] = output.pooler_output.to(input_features.dtype)
             return output
 
         return get_audio_features

@@ -28,7 +28,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
@@ -61,6 +60,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 
 def canary() -> Figure:
+    from unittest import mock
+
     import torch
     from transformers import Trainer
 

@@ -30,7 +30,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
@@ -87,6 +86,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 
 def canary() -> Figure:
+    from unittest import mock
+
     from transformers import TrainingArguments
 
     working = sys.modules.pop("wandb", None)
