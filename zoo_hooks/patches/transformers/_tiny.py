@@ -69,7 +69,7 @@ def unshared_model(**config: Any) -> Any:
     shape = {**_layers(4, 0), **config}
     if hasattr(transformers, "Gemma4ForCausalLM"):
         return shared_model(**shape)
-    return _seeded(transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**TEXT, **shape))
+    return _seeded(transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**{**TEXT, **shape}))
 
 
 def shared_model(**config: Any) -> Any:

@@ -93,7 +93,7 @@ PATCH = Patch(
     module=__name__,
     title="A module on the skip list whose weight is packed to 4 bits does not load or run",
     targets=("transformers.integrations.bitsandbytes",),
-    affects=("transformers>=5.0.0rc1", "bitsandbytes>=0.46.1"),
+    affects=("transformers>=5.0.0rc0", "bitsandbytes>=0.46.1"),
     links=(
         "https://github.com/huggingface/transformers/pull/42043",
         "https://github.com/unslothai/unsloth/pull/5034",
