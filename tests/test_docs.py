@@ -98,3 +98,16 @@ def test_every_status_is_explained():
     assert re.findall(r"^\| ([A-Z_]+) \|", page("how-it-works"), flags=re.MULTILINE) == list(
         Status.__members__
     )
+
+
+ROW = re.compile(r"^([a-z0-9-]+) +[a-z_]+ [\d.]+ +APPLIED +(.+?)(?:  .*)?$", re.MULTILINE)
+
+
+def test_outputs_that_are_shown_have_the_titles_and_the_number_of_patches():
+    """Rows of what is APPLIED begin with words of the patch's title; ``check`` counts them all."""
+    pages = "".join(file.read_text() for file in (ROOT / "docs").glob("*.md"))
+    rows = ROW.findall(pages)
+    assert {patch for patch, _ in rows} >= {"cache-static-zero-shared", "gemma4-mlp-fp16"}
+    for patch, words in rows:
+        assert catalogue.get(patch).title.startswith(words)
+    assert re.findall(r"^(\d+) patches, 0 FAILED", pages, re.MULTILINE) == [str(len(catalogue.ids()))]
