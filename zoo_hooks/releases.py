@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from zoo_hooks.model import Patch
@@ -33,12 +34,12 @@ def retired_by(patch: Patch) -> list[str]:
     from packaging.requirements import Requirement
 
     beyond = {"<": ">=", "<=": ">", "==": ">"}
-    return [
-        f"{claim.name}{beyond[part.operator]}{part.version}"
-        for claim in map(Requirement, patch.affects)
-        for part in claim.specifier
-        if part.operator in beyond
-    ]
+    ends = []
+    for claim in map(Requirement, patch.affects):
+        ends += [(claim.name, part.operator, part.version) for part in claim.specifier]
+        marker = re.fullmatch(r'python_full_version (\S+) "(\S+)"', str(claim.marker))
+        ends += [("python", *marker.groups())] if marker else []
+    return [f"{name}{beyond[operator]}{end}" for name, operator, end in ends if operator in beyond]
 
 
 def misfits(upstreams: Iterable[str]) -> Iterator[str]:
