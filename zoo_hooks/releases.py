@@ -38,7 +38,7 @@ def retired_by(patch: Patch) -> list[str]:
     for claim in map(Requirement, patch.affects):
         ends += [(claim.name, part.operator, part.version) for part in claim.specifier]
         marker = re.fullmatch(r'python_full_version (\S+) "(\S+)"', str(claim.marker))
-        ends += [("python", *marker.groups())] if marker else []
+        ends += [("python", marker[1], marker[2])] if marker else []
     return [f"{name}{beyond[operator]}{end}" for name, operator, end in ends if operator in beyond]
 
 
