@@ -159,6 +159,17 @@ def test_verify_says_what_cannot_run_here(run):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("needed", ["fake.core", "fake.absent"])
+def test_verify_names_a_module_that_a_patch_waits_for_in_vain(run, zoo, needed):
+    """Wrong in both, for the release lacks it: no failure. Wrong with all that is needed: one."""
+    zoo.module("fake.core")
+    zoo.patch("fake.core", source=LYING.replace("measures=", f"requires=({needed!r},), measures="))
+    done = run("verify", "bug", "--json")
+    (row,) = json.loads(done.stdout)["patches"]
+    absent = "cannot run here: no module named fake.absent"
+    assert (row["result"], done.returncode) == ((absent, 0) if "absent" in needed else ("DOES NOT HOLD", 1))
+
+
 @pytest.mark.parametrize(("source", "status"), [(BODY, 0), (RAISING, 1), (UNSURE, 1)])
 def test_check_is_for_ci(run, zoo, source, status):
     """Exit status 1 on FAILED or UNKNOWN, with the rows that are to blame."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import zoo_hooks
 from zoo_hooks import catalogue, ledger
+from zoo_hooks.model import Patch
 
 
 def main(task: str, *arguments: str) -> None:
@@ -62,10 +63,16 @@ def _canary(patch_id: str) -> dict[str, Any]:
             and not _exists(error.name.partition(".")[0])
         ):
             missing = error.name
-        elif not any(map(_exists, patch.targets)):
-            missing = patch.targets[0]  # this release does not have what the patch is for
+    missing = missing or (None if healthy else _absent(patch))
     status = ledger.report()[patch_id].status.name
     return {"value": value, "healthy": healthy, "missing": missing, "status": status}
+
+
+def _absent(patch: Patch) -> str | None:
+    """A module that this release lacks, so that the patch stays PENDING."""
+    if not any(map(_exists, patch.targets)):
+        return patch.targets[0]
+    return next((module for module in patch.requires if not _exists(module)), None)
 
 
 def _exists(module: str) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import child, python, recorded
+from conftest import child, installed, python, recorded
+from packaging.version import Version
 
 PATCH = "adapter-sharding-import"
 READ = f"""
@@ -64,6 +68,26 @@ def test_a_parallel_layer_goes_the_way_that_it_went():
             raise AssertionError("upstream's function did not run")
         assert state == {"any": torch.ones(1)}
     """)
+
+
+@pytest.mark.skipif(
+    Version(installed("transformers")) >= Version("5.4"), reason="has LoRA in parallel layers"
+)
+def test_with_tensor_parallelism_peft_itself_names_the_upgrade(tmp_path):
+    """Two processes: it is raised when the adapter is made, before anything would be sharded."""
+    script = [Path(__file__).with_name("parallel.py"), tmp_path, "llama", "q_proj"]
+    subprocess.run([sys.executable, *script], check=True)
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    told = subprocess.run(
+        [sys.executable, *two, *script],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert '"rows": 8' in told  # of 16
+    assert "RuntimeError" in told
+    assert "Please upgrade to transformers >= 5.4.0" in told
 
 
 def test_another_tools_placeholder_is_left_alone():

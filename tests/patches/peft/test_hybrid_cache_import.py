@@ -57,8 +57,11 @@ def test_another_tools_class_is_left_alone():
         assert zoo_hooks.report()[{PATCH!r}].status.name == "NOT_NEEDED"
         assert peft.peft_model.HybridCache is transformers.HybridCache is mine
     """)
-    python("""
-        import peft, transformers
-        transformers.HybridCache = mine = type("HybridCache", (), {})
-        assert transformers.HybridCache is mine
+    python(f"""
+        import importlib, peft, transformers, zoo_hooks
+        assert zoo_hooks.report()[{PATCH!r}].status.name == "APPLIED"
+        transformers.HybridCache = mine = type("HybridCache", (), {{}})
+        importlib.reload(peft.peft_model)
+        assert zoo_hooks.report()[{PATCH!r}].status.name == "NOT_NEEDED"
+        assert peft.peft_model.HybridCache is transformers.HybridCache is mine
     """)

@@ -91,8 +91,12 @@ def test_another_tools_stand_ins_are_left_alone():
         assert module.WeightConverter is theirs[1].WeightConverter
     """)
     python(f"""{tool}
-        import zoo_hooks, {MODULE}
+        import importlib, zoo_hooks, {MODULE} as module
         assert zoo_hooks.report()[{PATCH!r}].status.name == "APPLIED"
         install()
-        from transformers.core_model_loading import WeightConverter
+        theirs = [sys.modules[name] for name in MISSING]
+        importlib.reload(module)
+        assert zoo_hooks.report()[{PATCH!r}].status.name == "NOT_NEEDED"
+        assert [sys.modules[name] for name in MISSING] == theirs
+        assert module.WeightConverter is theirs[1].WeightConverter
     """)
