@@ -43,6 +43,7 @@ TARGETS = frozenset(
         "transformers.integrations.bitsandbytes",
         "transformers.integrations.integration_utils",
         "transformers.modeling_utils",
+        "transformers.models.diffusion_gemma.modeling_diffusion_gemma",
         "transformers.models.gemma3n.modeling_gemma3n",
         "transformers.models.gemma4.configuration_gemma4",
         "transformers.models.gemma4.modeling_gemma4",

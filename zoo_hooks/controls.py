@@ -66,12 +66,13 @@ def disabled(patch_id: str) -> Iterator[None]:
     finally:
         engine.paused.pop(patch_id, None)
         with contextlib.ExitStack() as stack:
-            for outcome in undone:
-                stack.callback(_restore, outcome)
+            # Called last to first: targets imported in the block come after what was there before it.
             back = {outcome.target for outcome in undone}
             for outcome in ledger.of_patch(patch_id):
                 if outcome.status is Status.SKIPPED and outcome.target not in back:
                     stack.callback(engine.fire, [catalogue.get(patch_id)], outcome.target)
+            for outcome in undone:
+                stack.callback(_restore, outcome)
 
 
 def _pause(patch_id: str, reason: str) -> list[Outcome]:

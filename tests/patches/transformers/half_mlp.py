@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import inspect
@@ -10,6 +11,7 @@ import types
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo_hooks
 
@@ -59,6 +61,18 @@ def bits(tensor):
 def weight(layer):
     """That of a projection, or of the one that it holds."""
     return getattr(layer, "linear", layer).weight
+
+
+class Count(TorchDispatchMode):
+    """How often each operation runs inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ran[func] += 1
+        return func(*args, **(kwargs or {}))
 
 
 class HalfMLP:
@@ -148,6 +162,23 @@ class HalfMLP:
             seen[side] = [bits(t) for t in (y, x.grad, *(p.grad for p in made.parameters()))]
         for mine, plain in zip(seen["with"], seen["without"], strict=True):
             assert torch.equal(mine, plain)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    def test_other_dtypes_run_the_operations_of_upstream_and_no_more(self, dtype):
+        """Forward and backward, in bfloat16 and float32; in float16 it does run more."""
+        made = self.mlp(1000)
+
+        def ran(kind):
+            x = states().to(kind).requires_grad_()
+            made.to(kind).zero_grad()
+            with Count() as count:
+                made(x).sum().backward()
+            return count.ran
+
+        seen, half = ran(dtype), ran(HALF)
+        with zoo_hooks.disabled(self.patch):
+            assert ran(dtype) == seen
+            assert ran(HALF).total() < half.total()
 
     def test_the_border_is_exact(self):
         """Products that round to 65504 are computed as upstream does it; the next is scaled."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+import types
 
 import pytest
 import torch
 from conftest import child
+from transformers import BitsAndBytesConfig
 
 import zoo_hooks
 from zoo_hooks.patches.transformers import _four_bit
@@ -48,6 +50,68 @@ def test_the_output_is_that_of_the_model_that_was_packed(kind, double, bias):
     assert type(bare(loaded)) is bitsandbytes.nn.Linear4bit
     assert (bare(loaded).bias is not None) == bias
     assert difference(model, loaded) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("storage", [torch.uint8, torch.bfloat16, torch.float16])
+def test_bytes_that_are_stored_as_another_dtype_than_the_models_are_not_cast(storage, dtype):
+    """Each storage in a model of each dtype: the bytes are equal, and the largest difference is 0.0."""
+    model = _four_bit.quantised(_four_bit.text_model(), bnb_4bit_quant_storage=storage, dtype=dtype)
+    loaded = _four_bit.reloaded(model, SKIP, dtype=dtype)
+    assert type(bare(loaded)) is bitsandbytes.nn.Linear4bit
+    for one, other in zip(bare(model).parameters(), bare(loaded).parameters(), strict=True):
+        assert one.dtype is other.dtype
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+    assert difference(model, loaded) == 0.0
+
+
+def test_a_state_dict_that_is_handed_over_is_not_cast_and_not_changed():
+    """``from_pretrained(None, state_dict=...)`` reads no file; the tensors in it are the caller's."""
+    model = _four_bit.quantised(_four_bit.text_model(), bnb_4bit_quant_storage=torch.bfloat16)
+    model.config.quantization_config.llm_int8_skip_modules = SKIP
+    states = model.state_dict()
+    before = dict(states)
+    config = type(model.config).from_dict(model.config.to_dict())
+    loaded = type(model).from_pretrained(None, config=config, state_dict=states, dtype=torch.float32)
+    assert difference(model, loaded) == 0.0
+    assert states.keys() == before.keys()
+    assert all(states[key] is before[key] for key in before)
+
+
+@pytest.mark.parametrize("lost", [torch.float32, torch.float16])
+def test_bytes_that_somebody_else_has_cast_raise(lost):
+    """No weights at all rather than wrong ones, on each release."""
+    import transformers.integrations.bitsandbytes as target
+
+    stored = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": torch.bfloat16}
+    config = BitsAndBytesConfig(**stored)
+    weight, state = bitsandbytes.functional.quantize_4bit(
+        torch.ones(1, 64), quant_type="nf4", quant_storage=torch.bfloat16
+    )
+    packed = {f"weight.{name}": part for name, part in state.as_dict(packed=True).items()}
+    holder = torch.nn.Sequential(torch.nn.Linear(64, 1, bias=False, device="meta"))
+    convert = target.Bnb4bitDeserialize(types.SimpleNamespace(quantization_config=config)).convert
+    with pytest.raises(RuntimeError, match="but was loaded as"):
+        convert({"weight": weight.to(lost), **packed}, model=holder, full_layer_name="0.weight")
+    assert type(holder[0]) is torch.nn.Linear
+    convert({"weight": weight, **packed}, model=holder, full_layer_name="0.weight")
+    assert type(holder[0]) is bitsandbytes.nn.Linear4bit
+
+
+def test_the_target_may_be_imported_before_any_model():
+    """Then what loads models is repaired too, and both come back when it is reverted."""
+    child("""
+        import transformers.integrations.bitsandbytes
+        import zoo_hooks
+        from transformers import core_model_loading, modeling_utils
+        load = core_model_loading.convert_and_load_state_dict_in_model
+        assert modeling_utils.convert_and_load_state_dict_in_model is load
+        assert zoo_hooks.report()["bare-linear-packed-4bit"].status.name == "APPLIED"
+        zoo_hooks.revert("bare-linear-packed-4bit")
+        load = core_model_loading.convert_and_load_state_dict_in_model
+        assert modeling_utils.convert_and_load_state_dict_in_model is load
+        assert not hasattr(load, "__wrapped__")
+    """)
 
 
 def test_a_packed_head_loads_too():

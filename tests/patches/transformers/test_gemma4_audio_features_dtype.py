@@ -154,13 +154,16 @@ def test_the_model_compiles_and_is_copied_and_pickled():
         assert torch.equal(logits(other), expected)
     torch._dynamo.reset()
     with torch.no_grad():
+        text = torch.compile(made.model, fullgraph=True, backend="eager")(_tiny.prompt())[0]
+        assert torch.allclose(text, made.model(_tiny.prompt())[0], atol=1e-5)
+        torch._dynamo.reset()
         compiled = torch.compile(made.model, backend="eager")(**_tiny.audio_inputs())[0]
         assert torch.allclose(compiled, made.model(**_tiny.audio_inputs())[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["forward", "get_audio_features"])
-def test_the_methods_look_as_they_did_and_cost_little(name):
-    """Plain functions with upstream's signature; without audio at most a microsecond dearer."""
+def test_the_methods_look_as_they_did(name):
+    """Plain functions with upstream's signature; on a release that is not affected upstream's own."""
     seen = getattr(gemma4.Gemma4Model, name)
     assert isinstance(seen, types.FunctionType)
     with zoo_hooks.disabled(PATCH):

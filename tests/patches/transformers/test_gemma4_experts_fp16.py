@@ -11,6 +11,7 @@ import types
 
 import pytest
 import torch
+from conftest import child
 from half_mlp import HALF, bits, error, states
 
 pytest.importorskip("transformers.models.gemma4")
@@ -263,6 +264,66 @@ def test_it_can_be_copied_and_pickled_and_batches_do_not_mix(way):
     for row in (0, 3, 7):
         alone = made(states().half()[row : row + 1], CHOSEN[row : row + 1], WEIGHTS.half()[row : row + 1])
         assert error(alone, expected[row : row + 1]) < 1e-3
+
+
+@every_way
+@pytest.mark.parametrize("routing", [HALF, torch.float32])
+def test_the_experts_of_diffusion_gemma_are_repaired_too(way, routing):
+    """Close to float32 where products overflow, infinite or NaN without the repair."""
+    pytest.importorskip("transformers.models.diffusion_gemma")
+    made = _tiny.diffusion_model().model.decoder.layers[0].experts
+    made.config._experts_implementation = way
+    made.gate_up_proj.data.mul_(1000)
+    made.half().float()
+    assert products(made, states()).abs().max() > 65520
+    expected = run(made, states())
+    given = states().half(), CHOSEN, WEIGHTS.to(routing)
+    assert error(made.half()(*given), expected) < 1e-3
+    with zoo_hooks.disabled(PATCH):
+        assert not made(*given).isfinite().all()
+
+
+def test_a_diffusion_gemma_overflows_without_either_repair():
+    """All of it in float16, both sides with self-conditioning: relative error 0.003, NaN without."""
+    pytest.importorskip("transformers.models.diffusion_gemma")
+    made = _tiny.diffusion_model()
+    for name, parameter in made.named_parameters():
+        if "vision" not in name and any(part in name for part in ("gate_proj", "up_proj", "gate_up_proj")):
+            parameter.data.mul_(1000)
+
+    def logits():
+        signal = torch.linspace(-3, 3, 8 * 80).reshape(1, 8, 80).to(made.dtype)
+        canvas = {"decoder_input_ids": _tiny.prompt()[:, :8] + 1, "self_conditioning_logits": signal}
+        with torch.no_grad():
+            return made(input_ids=_tiny.prompt(), **canvas).logits
+
+    expected = logits()
+    made.half()
+    assert error(logits(), expected) < 0.01
+    for patch in (PATCH, "gemma4-mlp-fp16"):
+        with zoo_hooks.disabled(patch):
+            assert logits().isnan().all()
+
+
+def test_what_both_families_share_is_changed_once_and_comes_back():
+    """Also if one of them is imported while the patch is disabled."""
+    pytest.importorskip("transformers.models.diffusion_gemma")
+    child("""
+        import zoo_hooks
+        from transformers.integrations import moe
+        from zoo_hooks import ledger
+        before = moe._batched_linear
+        import transformers.models.gemma4.modeling_gemma4
+        assert moe._batched_linear is not before
+        with zoo_hooks.disabled("gemma4-experts-fp16"):
+            import transformers.models.diffusion_gemma.modeling_diffusion_gemma
+            assert moe._batched_linear is before
+        assert {one.status.name for one in ledger.of_patch("gemma4-experts-fp16")} == {"APPLIED"}
+        assert len(ledger.of_patch("gemma4-experts-fp16")) == 2
+        assert moe._batched_linear.__wrapped__ is before
+        zoo_hooks.revert("gemma4-experts-fp16")
+        assert moe._batched_linear is before
+    """)
 
 
 def test_an_implementation_of_somebody_else_is_called_with_the_experts_themselves():

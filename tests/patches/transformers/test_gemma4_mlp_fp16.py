@@ -87,6 +87,53 @@ class TestUnified(HalfMLP):
         return _tiny.unified_model().model.layers[0].mlp
 
 
+class TestDiffusion(HalfMLP):
+    """DiffusionGemmaText4MLP."""
+
+    patch = PATCH
+
+    def fresh(self):
+        pytest.importorskip("transformers.models.diffusion_gemma")
+        return _tiny.diffusion_model().model.decoder.layers[0].mlp
+
+
+def conditioning(loud=1.0):
+    """DiffusionGemma's self-conditioning in float32, with gate and up projections louder by a factor."""
+    pytest.importorskip("transformers.models.diffusion_gemma")
+    made = _tiny.diffusion_model().model.decoder.self_conditioning
+    for layer in (made.gate_proj, made.up_proj):
+        layer.weight.data.mul_(loud)
+    return made.half().float()
+
+
+def test_self_conditioning_is_close_to_float32_where_products_overflow():
+    """In float16 and under its autocast, and finite where its MLP's output does not fit either."""
+    made = conditioning(1000)
+    products = made.act_fn(made.gate_proj(made.pre_norm(states()))) * made.up_proj(made.pre_norm(states()))
+    assert products.abs().max() > 65520
+    expected = made(states() * 50, states())
+    with torch.autocast("cpu", dtype=HALF):
+        assert error(made(states() * 50, states()), expected) < 2e-3
+    seen = made.half()(inputs_embeds=states().half() * 50, self_conditioning_signal=states().half())
+    assert seen.dtype is HALF
+    assert error(seen, expected) < 2e-3
+    with zoo_hooks.disabled(PATCH):
+        assert not made(states().half(), states().half()).isfinite().all()
+    assert conditioning(40000).half()(states().half() * 50, states().half()).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [HALF, torch.bfloat16, torch.float32])
+def test_self_conditioning_is_bit_identical_where_nothing_overflows(dtype):
+    """And compiles to one graph."""
+    made = conditioning(1 if dtype is HALF else 1000).to(dtype)
+    given = states().to(dtype), states().to(dtype) / 3
+    seen = made(*given)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(made, fullgraph=True, backend="eager")(*given), seen)
+    with zoo_hooks.disabled(PATCH):
+        assert torch.equal(made(*given), seen)
+
+
 def test_the_probe_uses_no_random_numbers_and_leaves_unknown_code_alone():
     """The state of the generator is the same; a forward that does something else is UNKNOWN."""
     before = torch.get_rng_state()

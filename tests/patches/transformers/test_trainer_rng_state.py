@@ -70,11 +70,24 @@ def test_a_checkpoint_without_the_file_is_as_ever(tmp_path):
 
 
 @pytest.mark.usefixtures("forced")
-def test_no_other_load_is_touched(tmp_path):
-    """Who loads a file of his own freely still can."""
-    torch.save(_Touches(tmp_path / "created"), tmp_path / "mine.pth")
-    torch.load(tmp_path / "mine.pth", weights_only=False)
-    assert (tmp_path / "created").exists()
+def test_no_other_load_is_touched(tmp_path, monkeypatch):
+    """Who loads a file of his own freely still can, also while a trainer's states are being restored."""
+    free = torch.load
+    seen = []
+
+    def setstate(state):
+        torch.save(_Touches(tmp_path / "during"), tmp_path / "mine.pth")
+        torch.load(tmp_path / "mine.pth")
+        seen.append(torch.load)
+
+    torch.save(states(), tmp_path / "rng_state.pth")
+    monkeypatch.setattr(random, "setstate", setstate)
+    load(tmp_path)
+    assert seen == [free]
+    assert (tmp_path / "during").exists()
+    torch.save(_Touches(tmp_path / "after"), tmp_path / "mine.pth")
+    torch.load(tmp_path / "mine.pth")
+    assert (tmp_path / "after").exists()
 
 
 def test_a_training_run_resumes_with_the_same_numbers(tmp_path):

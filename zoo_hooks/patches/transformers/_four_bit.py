@@ -90,16 +90,17 @@ def quantised(model: Any, skip: list[str] | None = None, **how: Any) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
+    dtype = how.pop("dtype", torch.float32)
     how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32, **how}
     config = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip, **how)
-    return _loaded(model, quantization_config=config)
+    return _loaded(model, quantization_config=config, dtype=dtype)
 
 
-def reloaded(model: Any, skip: list[str] | None = None) -> Any:
+def reloaded(model: Any, skip: list[str] | None = None, **how: Any) -> Any:
     """The packed model saved with another skip list, if one is given, and loaded again."""
     kept = model.config.quantization_config.llm_int8_skip_modules
     model.config.quantization_config.llm_int8_skip_modules = skip or kept
-    loaded = _loaded(model)
+    loaded = _loaded(model, **how)
     model.config.quantization_config.llm_int8_skip_modules = kept
     return loaded
 
@@ -118,4 +119,4 @@ def _loaded(model: Any, **how: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return type(model).from_pretrained(folder, dtype=torch.float32, **how)
+        return type(model).from_pretrained(folder, **{"dtype": torch.float32, **how})

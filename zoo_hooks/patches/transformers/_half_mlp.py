@@ -38,7 +38,7 @@ def down(mlp: Any, gate: Any, up: Any) -> Any:
     """
     up = limited(up)
     clips = getattr(mlp.down_proj, "use_clipped_linears", False)
-    if clips or up.shape[-1] != mlp.intermediate_size:
+    if clips or up.shape[-1] != getattr(mlp, "intermediate_size", up.shape[-1]):
         # A projection that clips what it is given must be given that, and is bounded by it. Under tensor
         # parallelism outputs are summed over the ranks, so none may scale by what it alone sees.
         return limited(mlp.down_proj(limited(gate * up)))
@@ -66,8 +66,11 @@ def power_of_two(values: Any) -> Any:
     return (values.view(torch.int16) & EXPONENT).view(torch.float16)
 
 
-def verdict(module: ModuleType, mlp: str) -> Verdict:
-    """Run the MLP's forward on stand-ins for its parts, with a product of 2**18 and an output of 2**15."""
+def verdict(module: ModuleType, mlp: str, *before: float) -> Verdict:
+    """Run the MLP's forward on stand-ins for its parts, with a product of 2**18 and an output of 2**15.
+
+    ``before`` are what it takes before the states; norms around it are left out.
+    """
     import torch
 
     half = {"dtype": torch.float16, "device": "cpu"}
@@ -83,12 +86,18 @@ def verdict(module: ModuleType, mlp: str) -> Verdict:
     parts = {"gate_proj": 512.0, "act_fn": 512.0, "up_proj": 512.0, "down_proj": None}
     stand_in = SimpleNamespace(**{name: part(name, parts[name]) for name in parts})
     stand_in.intermediate_size, stand_in.activation_sparsity = 1, 0.0
-    given = torch.full((1, 1), 3.0, **half)
-    result = getattr(module, mlp).forward(stand_in, given).item()
+    stand_in.pre_norm = stand_in.post_norm = lambda states: states
+    given = [torch.full((1, 1), value, **half) for value in (*before, 3.0)]
+    result = getattr(module, mlp).forward(stand_in, *given).item()
     if sorted(name for name, _ in calls) != sorted(parts):
         return Verdict.UNKNOWN
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
     return right.get(result, Verdict.UNKNOWN)
+
+
+def experts(module: ModuleType) -> Any:
+    """The class of experts that a module of the family has."""
+    return getattr(module, "Gemma4TextExperts", None) or module.DiffusionGemmaTextExperts
 
 
 def figure(mlp: Any) -> Figure:

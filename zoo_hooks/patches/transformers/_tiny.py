@@ -101,6 +101,21 @@ def unified_model(**config: Any) -> Any:
     return _seeded(unified.Gemma4UnifiedForCausalLM, unified.Gemma4UnifiedTextConfig(**shape))
 
 
+def diffusion_model() -> Any:
+    """A DiffusionGemma of four layers with experts, for blocks of eight tokens, that also sees."""
+    import transformers
+
+    config = transformers.DiffusionGemmaConfig(
+        text_config={**TEXT, **GEMMA4, "num_global_key_value_heads": 2, **EXPERTS, **_layers(4, 0)},
+        vision_config={"model_type": "gemma4_vision", **VISION},
+        image_token_id=70,
+        boi_token_id=73,
+        eoi_token_id=74,
+        canvas_length=8,
+    )
+    return _seeded(transformers.DiffusionGemmaForBlockDiffusion, config)
+
+
 def multimodal_model(**text: Any) -> Any:
     """A Gemma-4 model like E2B with a vision and an audio tower, two layers each."""
     import transformers

@@ -17,11 +17,14 @@ Repair
 ------
 A module that is exactly ``nn.Linear`` when its packed weight arrives becomes the ``Linear4bit`` that
 transformers makes of the modules that are not in the list. Modules with a weight that is not packed
-stay what the list says, and no other ``nn.Linear`` is touched.
+stay what the list says, and no other ``nn.Linear`` is touched. Before 5.22 the loader casts what a bare
+module gets to that module's dtype, and bytes that are stored as floats (``bnb_4bit_quant_storage``) do
+not survive that: packed weights are loaded as they are stored. A weight that was cast all the same raises.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -50,6 +53,9 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
+    from transformers import core_model_loading, modeling_utils  # noqa: F401 - it has a copy to rebind
+    from transformers.quantizers.base import HfQuantizer
+
     def make(convert: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(convert)
 
@@ -58,23 +64,60 @@ def repair(module: ModuleType, changes: Changes) -> None:
             parts = given["input_dict"]
             if len(parts) > 1:
                 config = given["self"].hf_quantizer.quantization_config
-                _become_linear4bit(given["model"], given["full_layer_name"].rpartition(".")[0], config)
-                # Up to 5.0 a bare module's packed bytes come as floats of the same values.
-                packed = parts["weight"][0] if isinstance(parts["weight"], list) else parts["weight"]
-                parts["weight"] = packed.to(config.bnb_4bit_quant_storage)
+                weight = parts["weight"][0] if isinstance(parts["weight"], list) else parts["weight"]
+                _become_linear4bit(given["model"], given["full_layer_name"], config, weight.dtype)
             return convert(*args, **kwargs)
 
         return converting
 
     changes.wrap(module.Bnb4bitDeserialize, "convert", make)
+    if not hasattr(HfQuantizer, "get_new_dtype"):  # by which it says itself that nothing is to be cast
+        load = core_model_loading.convert_and_load_state_dict_in_model
+        changes.rebind(load, functools.wraps(load)(_loading_as_stored(load)))
 
 
-def _become_linear4bit(model: Any, name: str, config: Any) -> None:
+def _loading_as_stored(load: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(load)
+
+    def loading(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        states = given.arguments["state_dict"]
+        packed = {key.partition(".quant_state.")[0] for key in states if ".quant_state." in key}
+        kept = {key: _AsStored(states[key]) for key in packed & states.keys()}
+        given.arguments["state_dict"] = {**states, **kept}
+        return load(*given.args, **given.kwargs)
+
+    return loading
+
+
+class _AsStored:
+    """A tensor of a checkpoint, or the slice that reads it, that is not cast."""
+
+    def __init__(self, stored: Any) -> None:
+        self._stored = stored
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stored, name)
+
+    def __getitem__(self, where: Any) -> Any:
+        return _AsStored(self._stored[where])
+
+    def to(self, device: Any = None, dtype: Any = None) -> Any:  # noqa: ARG002 - that is the point
+        return self._stored.to(device=device)
+
+
+def _become_linear4bit(model: Any, weight: str, config: Any, dtype: Any) -> None:
     import torch
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
+    name = weight.rpartition(".")[0]
     bare = model.get_submodule(name)
     if type(bare) is torch.nn.Linear:
+        stored = config.bnb_4bit_quant_storage
+        if dtype.is_floating_point and dtype is not stored:
+            raise RuntimeError(
+                f"{weight} is packed in {stored} but was loaded as {dtype}: its bytes are lost"
+            )
         holder = torch.nn.Module()
         holder.linear = bare
         replace_with_bnb_linear(holder, quantization_config=config, pre_quantized=True)

@@ -4,13 +4,14 @@ Symptom
 -------
 Gemma-4 26B-A4B in float16, also under float16 autocast, generates noise or stops with a CUDA assertion,
 and in training loss or gradients become NaN, whichever ``experts_implementation`` it has. bfloat16 is
-right.
+right. DiffusionGemma's experts are the same.
 
 Cause
 -----
-``Gemma4TextExperts`` computes ``act_fn(gate) * up`` for each token and expert in the dtype of its input,
-in ``forward`` or, for ``batched_mm`` and ``grouped_mm``, in ``_apply_gate``. Two factors of 300 give 90000,
-which does not fit float16, although the expert's output often would.
+``Gemma4TextExperts`` and ``DiffusionGemmaTextExperts`` compute ``act_fn(gate) * up`` for each token and
+expert in the dtype of its input, in ``forward`` or, for ``batched_mm`` and ``grouped_mm``, in
+``_apply_gate``. Two factors of 300 give 90000, which does not fit float16, although the expert's output
+often would.
 
 Repair
 ------
@@ -62,7 +63,7 @@ def _verdict(module: ModuleType, way: str) -> Verdict:
     half = {"dtype": torch.float16, "device": "cpu"}
     with torch.device("cpu"), torch.no_grad():
         config = Config(num_experts=1, hidden_size=SIZE, moe_intermediate_size=SIZE, hidden_activation="relu")
-        experts = module.Gemma4TextExperts(config).half()
+        experts = _half_mlp.experts(module)(config).half()
         experts.gate_up_proj.fill_(512 / SIZE)
         experts.down_proj.fill_(0.125 / SIZE)
         result = experts(
@@ -153,9 +154,10 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
         return forward
 
-    changes.wrap(module.Gemma4TextExperts, "forward", make)
+    changes.wrap(_half_mlp.experts(module), "forward", make)
     for name in ("_batched_linear", "_grouped_linear"):
-        changes.wrap(moe, name, _linear)
+        if getattr(moe, name).__code__ not in _linear.__code__.co_consts:  # both targets need it, once
+            changes.wrap(moe, name, _linear)
 
 
 def canary() -> Figure:
@@ -180,7 +182,10 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's experts overflow float16",
-    targets=("transformers.models.gemma4.modeling_gemma4",),
+    targets=(
+        "transformers.models.gemma4.modeling_gemma4",
+        "transformers.models.diffusion_gemma.modeling_diffusion_gemma",
+    ),
     affects=("transformers>=5.5.0",),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.5.0/src/transformers/models/gemma4/modeling_gemma4.py#L1274-L1276",

@@ -4,7 +4,8 @@ Symptom
 -------
 Gemma-4 in float16, also under float16 autocast, generates noise or stops with a CUDA assertion, and
 in training loss or gradients become NaN within a few steps. Images through 26B-A4B and 31B, whose
-vision towers do not clip, can become NaN too. bfloat16 is right.
+vision towers do not clip, can become NaN too. bfloat16 is right. DiffusionGemma, which has the same text
+MLPs and one more for self-conditioning, overflows likewise.
 
 Cause
 -----
@@ -31,7 +32,8 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _half_mlp, _tiny
 
-MLPS = ("Gemma4TextMLP", "Gemma4VisionMLP", "Gemma4UnifiedTextMLP")
+MLPS = ("Gemma4TextMLP", "Gemma4VisionMLP", "Gemma4UnifiedTextMLP", "DiffusionGemmaText4MLP")
+CONDITIONING = "DiffusionGemmaSelfConditioning"
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -54,13 +56,30 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
         return forward
 
+    def make_conditioning(_: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(self: Any, inputs_embeds: Any, self_conditioning_signal: Any) -> Any:
+            normed = self.pre_norm(self_conditioning_signal)
+            gate = self.gate_proj(normed)
+            if gate.dtype is half:
+                signal = down(self, self.act_fn(limited(gate)), self.up_proj(normed))
+            else:
+                signal = self.down_proj(self.act_fn(gate) * self.up_proj(normed))
+            combined = inputs_embeds + signal
+            return self.post_norm(limited(combined) if combined.dtype is half else combined)
+
+        return forward
+
     for name, verdict in _verdicts(module).items():
         if verdict is Verdict.AFFECTED:
-            changes.wrap(getattr(module, name), "forward", make)
+            kind = make_conditioning if name == CONDITIONING else make
+            changes.wrap(getattr(module, name), "forward", kind)
 
 
 def _verdicts(module: ModuleType) -> dict[str, Verdict]:
-    return {name: _half_mlp.verdict(module, name) for name in MLPS if hasattr(module, name)}
+    verdicts = {name: _half_mlp.verdict(module, name) for name in MLPS if hasattr(module, name)}
+    if hasattr(module, CONDITIONING):
+        verdicts[CONDITIONING] = _half_mlp.verdict(module, CONDITIONING, 0.0)
+    return verdicts
 
 
 def canary() -> Figure:
@@ -73,6 +92,7 @@ PATCH = Patch(
     targets=(
         "transformers.models.gemma4.modeling_gemma4",
         "transformers.models.gemma4_unified.modeling_gemma4_unified",
+        "transformers.models.diffusion_gemma.modeling_diffusion_gemma",
     ),
     affects=("transformers>=5.5.0",),
     links=(
