@@ -243,13 +243,11 @@ CANNOT = [
     ),
     ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
     ("static_cache", "transformers<5.23.0", ("unified-4bit",), "unified-4bit"),
-    ("accumulation", "transformers>=5.3.0,<5.5.3", tuple(MODELS), "unshared"),
     ("resuming", "transformers==5.5.0", ("gemma3n", "gemma3n-fp16"), "gemma3n"),
     ("compiled", "transformers==5.5.0", SEEING, "vision"),
 ]
 """What upstream cannot do, with or without the hooks: activity, releases, models, and the model of which
 the same is asked without the hooks. In this order: save a model that was loaded in 4 bits; trace a
 bitsandbytes layer; give a static cache what autocast made of keys and values; see with a static cache as with
-one that grows, if unified and packed to 4 bits; divide by the number of
-accumulated batches once only; load what a Trainer saved of Gemma-3n, under other names; trace checks
-with messages of their own."""
+one that grows, if unified and packed to 4 bits; load what a Trainer saved of Gemma-3n, under other names;
+trace checks with messages of their own."""
