@@ -14,6 +14,8 @@ from zoo_hooks.patches.transformers import _tiny  # noqa: E402 - needs what is a
 
 PATCH = "gemma4-clippable-linear-lora"
 NAMES = ["q_proj", "v_proj"]
+INPUTS = {"vision": _tiny.image_inputs, "audio": _tiny.audio_inputs}
+every_tower = pytest.mark.parametrize("tower", INPUTS)
 
 
 def adapted(names=NAMES, **config):
@@ -23,13 +25,15 @@ def adapted(names=NAMES, **config):
         return peft.get_peft_model(_tiny.multimodal_model(), given)
 
 
-def logits(model):
+def logits(model, tower="vision"):
     with torch.no_grad():
-        return model(**_tiny.image_inputs()).logits
+        return model(**INPUTS[tower]()).logits
 
 
-def projection(model):
-    return model.get_base_model().model.vision_tower.encoder.layers[0].self_attn.q_proj
+def projection(model, tower="vision"):
+    part = model.get_base_model() if hasattr(model, "get_base_model") else model
+    part = getattr(part.model, f"{tower}_tower")
+    return getattr(part, "encoder", part).layers[0].self_attn.q_proj
 
 
 def keys(model):
@@ -43,42 +47,45 @@ def test_without_the_repair_targeting_by_name_raises(measured):
     assert row["with"] < 1e-4
 
 
-def test_a_training_step_saved_is_the_same_in_a_fresh_process(tmp_path):
+@every_tower
+def test_a_training_step_saved_is_the_same_in_a_fresh_process(tower, tmp_path):
     """The adapters of the towers learn, and a child that loads them computes equal logits."""
     model = adapted().train()
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    before = projection(model).linear.lora_B["default"].weight.detach().clone()
-    model(**_tiny.image_inputs()).logits.square().mean().backward()
+    before = projection(model, tower).linear.lora_B["default"].weight.detach().clone()
+    model(**INPUTS[tower]()).logits.square().mean().backward()
     optimiser.step()
-    assert not torch.equal(before, projection(model).linear.lora_B["default"].weight)
+    assert not torch.equal(before, projection(model, tower).linear.lora_B["default"].weight)
     model.eval().save_pretrained(tmp_path)
-    torch.save(logits(model), tmp_path / "logits")
+    torch.save(logits(model, tower), tmp_path / "logits")
     python(f"""
         import torch
         from peft import PeftModel
         from zoo_hooks.patches.transformers import _tiny
         model = PeftModel.from_pretrained(_tiny.multimodal_model(), {str(tmp_path)!r}).eval()
         with torch.no_grad():
-            assert torch.equal(model(**_tiny.image_inputs()).logits, torch.load({str(tmp_path / "logits")!r}))
+            seen = model(**_tiny.{INPUTS[tower].__name__}()).logits
+            assert torch.equal(seen, torch.load({str(tmp_path / "logits")!r}))
     """)
 
 
-def test_a_second_adapter_and_merging():
+@every_tower
+def test_a_second_adapter_and_merging(tower):
     """Two adapters differ, switching goes back and forth, and merging the second keeps its logits."""
     model = adapted()
-    first = logits(model)
+    first = logits(model, tower)
     model.add_adapter("second", peft.LoraConfig(r=3, target_modules=NAMES, init_lora_weights=False))
     model.set_adapter("second")
-    second = logits(model)
-    assert projection(model).linear.lora_A["second"].out_features == 3
+    second = logits(model, tower)
+    assert projection(model, tower).linear.lora_A["second"].out_features == 3
     assert not torch.allclose(first, second)
     model.set_adapter("default")
-    assert torch.equal(logits(model), first)
+    assert torch.equal(logits(model, tower), first)
     model.set_adapter("second")
     merged = model.merge_and_unload()
     assert not keys(merged)
-    assert type(merged.model.vision_tower.encoder.layers[0].self_attn.q_proj) is target.Gemma4ClippableLinear
-    assert torch.allclose(logits(merged), second, atol=1e-4)
+    assert type(projection(merged, tower)) is target.Gemma4ClippableLinear
+    assert torch.allclose(logits(merged, tower), second, atol=1e-4)
 
 
 def test_the_clipping_still_acts():
@@ -101,14 +108,15 @@ def test_ranks_by_pattern_go_by_the_targeted_name():
     assert (inner.r["default"], inner.lora_alpha["default"]) == (5, 20)
 
 
-@pytest.mark.parametrize("names", ["all-linear", r".*vision_tower.*\.q_proj\.linear"])
-def test_what_worked_is_as_without_the_repair(names):
+@every_tower
+@pytest.mark.parametrize("names", ["all-linear", r".*(vision|audio)_tower.*\.q_proj\.linear"])
+def test_what_worked_is_as_without_the_repair(names, tower):
     """Naming ``.linear`` and all-linear: the same adapters with the same values, bit for bit."""
     with zoo_hooks.disabled(PATCH):
         plain = adapted(names)
     repaired = adapted(names)
     assert keys(plain) == keys(repaired)
-    assert torch.equal(logits(plain), logits(repaired))
+    assert torch.equal(logits(plain, tower), logits(repaired, tower))
 
 
 TUNERS = {

@@ -89,11 +89,12 @@ def loud_tower() -> Any:
     return model
 
 
-def half_audio(model: Any = None, folder: Any = None) -> Any:
+def half_audio(model: Any = None, folder: Any = None, build: Any = _tiny.multimodal_model) -> Any:
     """A model of which only what hears is in float16."""
-    model = _tiny.multimodal_model() if model is None else type(model).from_pretrained(folder).eval()
-    for part in (model.model.audio_tower, model.model.embed_audio):
-        for parameter in part.parameters():
+    model = build() if model is None else type(model).from_pretrained(folder).eval()
+    for name in ("audio_tower", "embed_audio"):
+        part = getattr(model.model, name, None)  # unified has no tower
+        for parameter in part.parameters() if part else ():
             parameter.data = parameter.data.half()
     return model
 
@@ -188,6 +189,10 @@ if hasattr(transformers, "Gemma4ForCausalLM"):
 if hasattr(transformers, "Gemma4UnifiedTextConfig"):
     MODELS["unified"] = Model(_tiny.unified_model)
     MODELS["unified-4bit"] = Model(unified_4bit, _four_bit.unified_inputs)
+    MODELS["unified-audio-fp16"] = Model(
+        lambda: half_audio(build=_four_bit.unified_model), _four_bit.unified_audio_inputs,
+        reference=_four_bit.unified_model, error=0.01, least=0.8, load=half_audio,
+    )  # fmt: skip
 
 
 SEEING = tuple(name for name in MODELS if name.startswith(("vision", "audio")))
@@ -212,6 +217,7 @@ PATCHES = {
     "gemma4-patch-embedder-uint8": ("vision-4bit",),
     "gemma4-per-layer-inputs-off": ("no-per-layer-inputs",),
     "gemma4-reentrant-checkpointing": SHARING,
+    "gemma4-unified-audio-features-dtype": ("unified-audio-fp16",),
     "gemma4-unified-embedders-uint8": ("unified-4bit",),
     "gemma4-vision-pooler-fp16": ("vision-fp16",),
     "hybrid-cache-import": ("vision-lora",),
@@ -237,13 +243,11 @@ CANNOT = [
     ),
     ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
     ("static_cache", "transformers<5.23.0", ("unified-4bit",), "unified-4bit"),
-    ("accumulation", "transformers>=5.3.0,<5.5.3", tuple(MODELS), "unshared"),
     ("resuming", "transformers==5.5.0", ("gemma3n", "gemma3n-fp16"), "gemma3n"),
     ("compiled", "transformers==5.5.0", SEEING, "vision"),
 ]
 """What upstream cannot do, with or without the hooks: activity, releases, models, and the model of which
 the same is asked without the hooks. In this order: save a model that was loaded in 4 bits; trace a
 bitsandbytes layer; give a static cache what autocast made of keys and values; see with a static cache as with
-one that grows, if unified and packed to 4 bits; divide by the number of
-accumulated batches once only; load what a Trainer saved of Gemma-3n, under other names; trace checks
-with messages of their own."""
+one that grows, if unified and packed to 4 bits; load what a Trainer saved of Gemma-3n, under other names;
+trace checks with messages of their own."""

@@ -210,8 +210,10 @@ def test_every_second_layer_and_offloading_are_right_too(monkeypatch):
         assert cosine(expected, backward(enable(model(), {}, offload=True))[0]) >= LEAST
 
 
-def test_a_model_that_holds_one_that_shares_is_covered():
-    """A class of a user's own, whose text model is a Gemma."""
+@every_model
+@pytest.mark.parametrize("how", [{}, {"use_reentrant": True}], ids=str)
+def test_a_model_that_holds_one_that_shares_is_covered(name, how):
+    """A class of a user's own, whose text model is a Gemma; switched off and on again too."""
     import transformers
 
     class Outer(transformers.PreTrainedModel):
@@ -225,8 +227,24 @@ def test_a_model_that_holds_one_that_shares_is_covered():
             super().__init__(transformers.PretrainedConfig())
             self.inner = inner
 
-    (function,) = functions(enable(Outer(model()), {}))
-    assert function.keywords == ({"use_reentrant": False} if applied() else {})
+    expected, calls = backward(MODELS[name]())
+    outer = enable(Outer(MODELS[name]()), how)
+    getattr(outer, "activation_checkpointing_disable", outer.gradient_checkpointing_disable)()
+    enable(outer, how)
+    layers = [part for part in outer.modules() if isinstance(part, _layers(outer))]
+    chosen = [part._gradient_checkpointing_func.keywords for part in layers]
+    assert chosen == [{"use_reentrant": False}] * 6
+    if name == "gemma4-multimodal" and not applied():  # its tower is as the user chose, and learns nothing
+        expected = {key: grad for key, grad in expected.items() if "language_model" in key}
+    seen, recomputed = backward(outer.inner)
+    assert cosine(expected, seen) >= LEAST
+    assert recomputed == 2 * calls
+
+
+def _layers(some):
+    """The class of the layers that hold the attention, of which some share."""
+    return next(type(part) for part in some.modules()
+                if getattr(getattr(part, "self_attn", None), "is_kv_shared_layer", False))  # fmt: skip
 
 
 def test_a_checkpointed_model_can_be_copied_and_pickled():

@@ -85,6 +85,17 @@ def unified_inputs() -> dict[str, Any]:
     }
 
 
+def unified_audio_inputs() -> dict[str, Any]:
+    """Ten tokens, four of them a frame of audio each."""
+    import torch
+
+    return {
+        "input_ids": torch.tensor([[2, 75, *[72] * 4, 76, 3, 4, 5]]),
+        "input_features": torch.linspace(-1, 1, 4 * 64).reshape(1, 4, 64) ** 3,
+        "input_features_mask": torch.ones(1, 4, dtype=torch.bool),
+    }
+
+
 def quantised(model: Any, skip: list[str] | None = None, **how: Any) -> Any:
     """The model as ``from_pretrained`` packs it to 4 bits, ``skip`` being ``llm_int8_skip_modules``."""
     import torch

@@ -13,6 +13,7 @@ from zoo_hooks.model import Verdict
 from zoo_hooks.patches.transformers import _tiny
 
 _BEFORE_CACHE = 3  # positional arguments of an attention's forward before past_key_values
+FUNCTION = "_gradient_checkpointing_func"
 TOLD = (
     "%s shares K/V between layers, for which reentrant checkpointing gives wrong gradients; it is "
     "checkpointed with use_reentrant=False. Memory is saved as before."
@@ -95,11 +96,32 @@ def no_cache_verdict(module: ModuleType) -> Verdict:
     return Verdict.AFFECTED if "shared_layers" in names else Verdict.UNKNOWN
 
 
-def share_without_cache(changes: Changes, text_model: Any, attention: Any, base: Any) -> None:
-    """Repair of both no-cache patches; ``base`` is the class that all models of the family have."""
+def share_without_cache(changes: Changes, text_model: Any, layer: Any, attention: Any, base: Any) -> None:
+    """Repair of both no-cache patches; ``base`` is the class that all models of the family have.
+
+    What switches checkpointing on for a model of another class that holds one of these is PreTrainedModel's,
+    which gemma4-reentrant-checkpointing wraps: were it wrapped here too, neither patch could be reverted
+    before the other. So the layers themselves see to it that their function is not reentrant.
+    """
     changes.wrap(text_model, "forward", _with_carrier)
     changes.wrap(attention, "forward", _from_carrier)
     changes.wrap(base, "_set_gradient_checkpointing", without_reentrant_checkpointing(changes))
+    changes.replace(layer, FUNCTION, _never_reentrant(changes))
+
+
+def _never_reentrant(changes: Changes) -> property:
+    def get(self: Any) -> Any:
+        if FUNCTION not in self.__dict__:
+            raise AttributeError(FUNCTION)  # as before it is set
+        return self.__dict__[FUNCTION]
+
+    def keep(self: Any, function: Callable[..., Any]) -> None:
+        kept = not_reentrant(function) if self.config.num_kv_shared_layers else function
+        if kept is not function and not self.gradient_checkpointing:
+            changes.tell(TOLD % type(self).__name__)
+        self.__dict__[FUNCTION] = kept
+
+    return property(get, keep)
 
 
 def _with_carrier(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,82 +19,24 @@ Callers of ``get_audio_features`` itself get what they always got.
 
 from __future__ import annotations
 
-import inspect
-import linecache
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
-
-HEALTHY = 0.01
-
-
-class _For(NamedTuple):
-    """Stands for the input features on the way from forward to get_audio_features."""
-
-    features: Any
-    dtype: Any
+from zoo_hooks.patches.transformers import _audio_features, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
-    code = inspect.unwrap(module.Gemma4Model.forward).__code__
-    last = max(line for _, _, line in code.co_lines() if line)
-    source = "".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last])
-    if "get_audio_features(input_features, input_features_mask, return_dict=True)" not in source:
-        return Verdict.UNKNOWN
-    if "audio_features.to(inputs_embeds.device, inputs_embeds.dtype)" in source:
-        return Verdict.FIXED
-    moved = "audio_features.to(inputs_embeds.device)" in source
-    return Verdict.AFFECTED if moved else Verdict.UNKNOWN
+    return _audio_features.verdict(module.Gemma4Model)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    def model(original: Callable[..., Any]) -> Callable[..., Any]:
-        names = list(inspect.signature(original).parameters)
-        features = names.index("input_features") - 1
-
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if len(args) > features:  # given by position, as hardly anybody does
-                kwargs.update(zip(names[features + 1 :], args[features:], strict=False))
-                args = args[:features]
-            given = kwargs.get("input_features")
-            if given is not None:
-                merged = kwargs.get("inputs_embeds")
-                merged = self.get_input_embeddings().weight if merged is None else merged
-                kwargs["input_features"] = _For(given, merged.dtype)
-            return original(self, *args, **kwargs)
-
-        return forward
-
-    def audio(original: Callable[..., Any]) -> Callable[..., Any]:
-        def get_audio_features(self: Any, input_features: Any, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(input_features, _For):
-                return original(self, input_features, *args, **kwargs)
-            output = original(self, input_features.features, *args, **kwargs)
-            if output.pooler_output.dtype is not input_features.dtype:
-                output["pooler_output"] = output.pooler_output.to(input_features.dtype)
-            return output
-
-        return get_audio_features
-
-    changes.wrap(module.Gemma4Model, "forward", model)
-    changes.wrap(module.Gemma4Model, "get_audio_features", audio)
+    _audio_features.merge_in_dtype(changes, module.Gemma4Model)
 
 
 def canary() -> Figure:
-    import torch
-
-    model = _tiny.multimodal_model()
-    given = _tiny.audio_inputs()
-    with torch.no_grad():
-        expected = model(**given).logits
-        model.model.audio_tower.half()
-        model.model.embed_audio.half()
-        error = (model(**given).logits - expected).norm() / expected.norm()
-    return Figure(round(float(error), 5), healthy=bool(error < HEALTHY))
+    parts = "audio_tower", "embed_audio"
+    return _audio_features.error_in_half(_tiny.multimodal_model(), _tiny.audio_inputs(), *parts)
 
 
 PATCH = Patch(

@@ -17,8 +17,9 @@ Repair
 Each forward of the text model hands its layers a carrier of its own, which stores the shared K/V
 and nothing else; where there is no cache the attention uses it in its place. It stays a keyword of
 the layers, so that the recompute of checkpointing finds it, and goes with the graph. Checkpointing
-becomes non-reentrant for these models, which is told once: reentrant, it gives wrong gradients
-where layers share K/V (``gemma4-reentrant-checkpointing``). Forwards with a cache are as they were.
+becomes non-reentrant for these models, also inside models of another class, which is told once:
+reentrant, it gives wrong gradients where layers share K/V (``gemma4-reentrant-checkpointing``).
+Forwards with a cache are as they were.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ probe = _shared_kv.no_cache_verdict
 
 def repair(module: ModuleType, changes: Changes) -> None:
     _shared_kv.share_without_cache(
-        changes, module.Gemma4TextModel, module.Gemma4TextAttention, module.Gemma4PreTrainedModel
+        changes,
+        module.Gemma4TextModel,
+        module.Gemma4TextDecoderLayer,
+        module.Gemma4TextAttention,
+        module.Gemma4PreTrainedModel,
     )
 
 

@@ -1,0 +1,56 @@
+"""Gemma-4 unified merges audio features of another dtype than that of its embeddings.
+
+Symptom
+-------
+A forward with audio raises ``RuntimeError: masked_scatter_: expected self and source to have same
+dtypes but got Float and Half``, where what embeds audio and the embeddings differ in dtype: under
+autocast, or with parts of the model in float16.
+
+Cause
+-----
+``Gemma4UnifiedModel.forward`` moves image and video features to device and dtype of the embeddings,
+and audio features to the device only, as Gemma-4 does (``gemma4-audio-features-dtype``).
+
+Repair
+------
+While ``forward`` runs, ``get_audio_features`` gives its features in the dtype of the embeddings.
+Callers of ``get_audio_features`` itself get what they always got.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _audio_features, _four_bit
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _audio_features.verdict(module.Gemma4UnifiedModel)
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    _audio_features.merge_in_dtype(changes, module.Gemma4UnifiedModel)
+
+
+def canary() -> Figure:
+    model, given = _four_bit.unified_model(), _four_bit.unified_audio_inputs()
+    return _audio_features.error_in_half(model, given, "embed_audio")
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4 unified merges audio features of another dtype than that of its embeddings",
+    targets=("transformers.models.gemma4_unified.modeling_gemma4_unified",),
+    affects=("transformers>=5.10.0,<5.13.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.12.1/src/transformers/models/gemma4_unified/modeling_gemma4_unified.py#L1088-L1090",
+        "https://github.com/huggingface/transformers/pull/47482",
+    ),
+    measures="relative error of the logits, embedded audio in float16, against float32 (right: < 0.01)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,
+)
