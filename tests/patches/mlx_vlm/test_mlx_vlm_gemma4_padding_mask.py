@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -96,17 +97,36 @@ def test_the_trainers_loss_is_the_causal_one(model, rows):
             assert abs(loss() - causal) > 0.005
 
 
-def test_other_masks_pass_through(model):
-    """None, four dimensions and [length, length] give what they gave, bit for bit."""
-    tokens = _tiny.prompt(LENGTH)
-    square = mx.tril(mx.ones((LENGTH, LENGTH), dtype=mx.bool_))
-    masks = [None, square, square[None, None]]
-    right = [model(tokens, None, mask).logits for mask in masks]
-    if applied():
-        with zoo_hooks.disabled(PATCH):
-            for mask, expected in zip(masks, right, strict=True):
-                assert mx.array_equal(model(tokens, None, mask).logits, expected)
-    assert largest(right[0], model(tokens).logits) == 0
+SQUARE = mx.tril(mx.ones((LENGTH, LENGTH), dtype=mx.bool_))
+OTHERS = {
+    "None": None,
+    "causal": "causal",
+    "two dimensions": SQUARE,
+    "four dimensions": SQUARE[None, None],
+    "four dimensions, of padding": ONES[:, None, None],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_masks_pass_through(model, name):
+    """They give what they gave, bit for bit; None, and the name of a mask, too."""
+    tokens, mask = _tiny.prompt(LENGTH), OTHERS[name]
+    right = model(tokens, None, mask).logits
+    assert mask is not None or mx.array_equal(right, model(tokens).logits)
+    with zoo_hooks.disabled(PATCH) if applied() else nullcontext():
+        assert mx.array_equal(model(tokens, None, mask).logits, right)
+
+
+def test_as_many_rows_as_tokens_are_taken_for_padding(model):
+    """A square mask of two dimensions cannot be told from it then; with four dimensions it passes."""
+    tokens = _tiny.prompt(LENGTH, LENGTH)
+    padded = model(tokens, None, SQUARE.astype(mx.int32)).logits
+    for row in (5, LENGTH - 1):
+        alone = model(tokens[row : row + 1, : row + 1]).logits
+        assert largest(padded[row : row + 1, : row + 1], alone) < 1e-5
+    passed = model(tokens, None, SQUARE[None, None]).logits
+    with zoo_hooks.disabled(PATCH) if applied() else nullcontext():
+        assert mx.array_equal(model(tokens, None, SQUARE[None, None]).logits, passed)
 
 
 def test_gradients_under_padding_are_finite_and_those_of_the_rows():

@@ -29,7 +29,7 @@ from zoo_hooks.patches.mlx_lm import _shared_kv, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
-    return _shared_kv.no_cache_verdict(module, "LanguageModel", "Gemma3nAttention")
+    return _shared_kv.no_cache_verdict(module, "LanguageModel", "Gemma3nDecoderLayer", "Gemma3nAttention")
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

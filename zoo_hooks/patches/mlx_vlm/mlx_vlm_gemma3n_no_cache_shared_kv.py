@@ -31,7 +31,7 @@ from zoo_hooks.patches.mlx_vlm import _shared_kv, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
-    return _shared_kv.no_cache_verdict(module, "Gemma3Model", "Gemma3nAttention")
+    return _shared_kv.no_cache_verdict(module, "Gemma3Model", "Gemma3nDecoderLayer", "Gemma3nAttention")
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -29,7 +29,7 @@ from zoo_hooks.patches.mlx_vlm import _shared_kv, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
-    return _shared_kv.no_cache_verdict(module, "Gemma4TextModel", "Attention")
+    return _shared_kv.no_cache_verdict(module, "Gemma4TextModel", "DecoderLayer", "Attention")
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -18,7 +18,9 @@ Repair
 ------
 A mask of the shape of ``input_ids`` is taken for what it is: without a cache each layer gets its own
 causal or sliding mask, and no padding is attended to, on either side; a token always sees itself. With a
-cache such a mask is left out, as it was before 0.6.5. Other masks, and None, pass through.
+cache such a mask is left out, as it was before 0.6.5. Other masks, and None, pass through. In a batch of
+as many rows as tokens a mask of [length, length] cannot be told from padding, and is taken for it: give
+such a mask four dimensions.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             mask = args[_MASK] if len(args) > _MASK else kwargs.get("mask")
             tokens = args[0] if args else kwargs.get("input_ids")
-            if mask is None or tokens is None or mask.shape != tokens.shape:
+            shape = getattr(mask, "shape", None)  # the word "causal" has none
+            if shape is None or shape != getattr(tokens, "shape", None):
                 return original(self, *args, **kwargs)
             if len(args) > _MASK:
                 args = (*args[:_MASK], None, *args[_MASK + 1 :])
