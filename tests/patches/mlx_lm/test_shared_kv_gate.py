@@ -163,8 +163,6 @@ def test_the_gate_answers_whatever_stands_there(names):
         bug = isinstance(names.get("Model"), type) and isinstance(names.get("Attention"), type)
         bug = bug and calls == [affected, attention]
         assert (verdict is Verdict.AFFECTED) == bug
-        if not bug:
-            assert verdict in {Verdict.FIXED, Verdict.UNKNOWN}
 
 
 @pytest.mark.parametrize("model", [native_by_sink, affected])

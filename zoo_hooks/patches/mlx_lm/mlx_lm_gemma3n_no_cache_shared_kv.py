@@ -3,7 +3,7 @@
 Symptom
 -------
 Training starts at a loss that is far too high and gives wrong gradients, without any error: logits are
-off by about 3 on a scale of 3 in a random model, gradients of the K/V projections by more than 100%.
+off by 2.3 in the random model of the canary, gradients of the K/V projections by more than 100%.
 
 Cause
 -----
@@ -53,4 +53,5 @@ PATCH = Patch(
     probe=probe,
     repair=repair,
     canary=canary,
+    behavioural=False,  # after the repair it would see the wrapper by its name
 )

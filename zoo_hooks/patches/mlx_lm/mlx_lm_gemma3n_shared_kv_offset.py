@@ -52,4 +52,5 @@ PATCH = Patch(
     probe=probe,
     repair=repair,
     canary=canary,
+    behavioural=False,  # after the repair it would see the wrapper by its name
 )
