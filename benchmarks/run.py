@@ -1,8 +1,8 @@
 """Print what zoo-hooks costs: ``python benchmarks/run.py [table ...] [--json]``, by default all tables.
 
-Run it with a Python in which zoo-hooks is installed. All tables but ``start`` and ``miss`` also want
-transformers and torch there; ``training`` takes some minutes and 4 GB. Figures are for reading; only the
-start-up count has a test.
+Run it with a Python in which zoo-hooks is installed. All tables but ``start``, ``miss`` and ``imports`` also
+want transformers and torch there; ``imports`` measures the upstreams that it finds; ``training`` takes some
+minutes and 4 GB. Figures are for reading; only the start-up count has a test.
 """
 
 from __future__ import annotations

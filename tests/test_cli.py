@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PATCH
@@ -149,6 +150,17 @@ def test_verify_exits_with_1_where_a_repair_does_not_hold(run, zoo, source, resu
     done = run("verify", "bug", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["patches"][0]["result"] == result
+
+
+def test_the_two_sides_of_verify_share_no_temporary_files(run, zoo):
+    """MLX compiles kernels into that folder, and one side would load what the other has half written."""
+    zoo.module("fake.core")
+    zoo.patch(
+        "fake.core", source=BODY.replace("Figure(value,", "Figure(__import__('tempfile').gettempdir(),")
+    )
+    (row,) = json.loads(run("verify", "bug", "--json").stdout)["patches"]
+    assert row["without"] != row["with"]
+    assert not Path(row["without"]).exists()
 
 
 def test_verify_says_what_cannot_run_here(run):

@@ -46,9 +46,10 @@ def verify(patches: Iterable[Patch]) -> Iterator[dict[str, Any]]:
     answers: SimpleQueue[tuple[str, str, dict[str, Any]]] = SimpleQueue()
 
     def ask(side: str) -> None:
-        for patch_id, figure, trouble in _ask(side, list(known)):
-            died = {"value": f"the child died: {trouble}", "healthy": False, "missing": None}
-            answers.put((side, patch_id, figure or died))
+        with tempfile.TemporaryDirectory() as own:  # where MLX writes kernels that the other child reads
+            for patch_id, figure, trouble in _ask(side, list(known), TMPDIR=own):
+                died = {"value": f"the child died: {trouble}", "healthy": False, "missing": None}
+                answers.put((side, patch_id, figure or died))
 
     seen: dict[str, dict[str, dict[str, Any]]] = {"without": {}, "with": {}}
     with ThreadPoolExecutor(2) as pool:
@@ -88,9 +89,9 @@ def _judge(without: dict[str, Any], with_hooks: dict[str, Any]) -> str:
     return "repaired by another patch" if status == "NOT_NEEDED" else "DOES NOT HOLD"
 
 
-def _ask(task: str, arguments: list[str]) -> Iterator[tuple[str, Any, str]]:
+def _ask(task: str, arguments: list[str], **variables: str) -> Iterator[tuple[str, Any, str]]:
     """Each argument with its answer or, where the child died of it, None and what it said last."""
-    environment = dict(os.environ)
+    environment = os.environ | variables
     if task != "statuses":
         environment["ZOO_HOOKS"] = "0" if task == "without" else "1"
     waiting = list(arguments)

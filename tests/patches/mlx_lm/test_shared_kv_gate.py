@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 from unittest.mock import MagicMock, Mock
 
 import mlx.core as mx
@@ -12,15 +14,76 @@ import pytest
 from conftest import python, recorded
 from hypothesis import given
 from hypothesis import strategies as st
-from mlx_lm.models import gemma3n
 
 import zoo_hooks
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches.mlx_lm import _linked, _shared_kv, _tiny
 
-PATCH = "mlx-lm-gemma3n-no-cache-shared-kv"
-OFFSET = "mlx-lm-gemma3n-shared-kv-offset"
-PROBES = (_shared_kv.no_cache_verdict, _shared_kv.offset_verdict)
+
+class Family(NamedTuple):
+    """A model whose layers share K/V, its classes upstream, and its patches."""
+
+    name: str
+    path: str
+    backbone: str
+    layer: str
+    attention: str
+    patch: str
+    offset: str
+
+    @property
+    def kinds(self):
+        return [getattr(import_module(self.path), name) for name in self[2:5]]
+
+    @property
+    def affected(self):
+        return recorded(self.patch) == "AFFECTED"
+
+    def model(self):
+        return getattr(_tiny, self.name)()
+
+
+FAMILIES = [
+    Family(
+        "mlx_lm_gemma3n",
+        "mlx_lm.models.gemma3n",
+        "LanguageModel",
+        "Gemma3nDecoderLayer",
+        "Gemma3nAttention",
+        "mlx-lm-gemma3n-no-cache-shared-kv",
+        "mlx-lm-gemma3n-shared-kv-offset",
+    )
+]
+if find_spec("mlx_vlm"):
+    FAMILIES += [
+        Family(
+            "gemma3n",
+            "mlx_vlm.models.gemma3n.language",
+            "Gemma3Model",
+            "Gemma3nDecoderLayer",
+            "Gemma3nAttention",
+            "mlx-vlm-gemma3n-no-cache-shared-kv",
+            "mlx-vlm-gemma3n-shared-kv-offset",
+        ),
+        Family(
+            "gemma4",
+            "mlx_vlm.models.gemma4.language",
+            "Gemma4TextModel",
+            "DecoderLayer",
+            "Attention",
+            "mlx-vlm-gemma4-no-cache-shared-kv",
+            "mlx-vlm-gemma4-shared-kv-offset",
+        ),
+    ]
+STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED"}
+of_each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def no_cache_verdict(module, model, attention):
+    return _shared_kv.no_cache_verdict(module, model, "Layer", attention)
+
+
+PROBES = (no_cache_verdict, _shared_kv.offset_verdict)
 
 
 class Odd:
@@ -53,6 +116,10 @@ def native_by_sink(self, inputs, cache=None, shared_kv_sink=None):
 
 def native_by_argument(self, x, cache=None, shared_kv=None, offset=None):
     return self.is_kv_shared_layer
+
+
+def plain(self, x, mask=None, cache=None):
+    return self.self_attn(x, mask, cache)
 
 
 def kind(call):
@@ -89,15 +156,13 @@ THINGS = st.one_of(
 def test_the_gate_answers_whatever_stands_there(names):
     """Never an exception; AFFECTED only where both classes have the code with the bug."""
     module = ModuleType("upstream")
-    vars(module).update(names)
+    vars(module).update(names, Layer=kind(plain))
     calls = [getattr(names.get(name), "__call__", None) for name in ("Model", "Attention")]  # noqa: B004
     for probe in PROBES:
         verdict = probe(module, "Model", "Attention")
         bug = isinstance(names.get("Model"), type) and isinstance(names.get("Attention"), type)
         bug = bug and calls == [affected, attention]
         assert (verdict is Verdict.AFFECTED) == bug
-        if not bug:
-            assert verdict in {Verdict.FIXED, Verdict.UNKNOWN}
 
 
 @pytest.mark.parametrize("model", [native_by_sink, affected])
@@ -140,88 +205,184 @@ def test_an_instance_is_linked_only_where_everything_fits(attributes, mocked):
     assert (seen is not model) == (fits and not native)
 
 
+def foreign(call):
+    """What other libraries put around a function: it names what it wraps."""
+
+    @functools.wraps(call)
+    def wrapper(self, *args, **kwargs):
+        return call(self, *args, **kwargs)
+
+    return wrapper
+
+
+def test_wrappers_of_others_are_looked_through_but_not_those_of_a_layer():
+    """As ``inspect.signature`` does. A layer's may be a checkpoint, outside of which nothing may be taken."""
+    wrapped = {"Model": kind(foreign(foreign(affected))), "Attention": kind(foreign(attention))}
+    for layer, expected in ((plain, Verdict.AFFECTED), (foreign(plain), Verdict.UNKNOWN)):
+        module = SimpleNamespace(**wrapped, Layer=kind(layer))
+        assert no_cache_verdict(module, "Model", "Attention") is expected
+        assert _shared_kv.offset_verdict(module, "Model", "Attention") is Verdict.AFFECTED
+    elsewhere = SimpleNamespace(**wrapped, Layer=kind(_tiny.checkpoint))
+    assert no_cache_verdict(elsewhere, "Model", "Attention") is Verdict.UNKNOWN
+    endless = foreign(affected)
+    endless.__wrapped__ = endless
+    module = SimpleNamespace(Model=kind(endless), Attention=kind(attention), Layer=kind(plain))
+    assert {probe(module, "Model", "Attention") for probe in PROBES} == {Verdict.UNKNOWN}
+
+
+@of_each_family
+def test_wrappers_that_others_made_first_do_not_keep_a_repair_away(family):
+    """On the real classes, in a child whose hooks come after them; the logits are the repaired ones."""
+    code = f"""
+        import functools, os, zoo_hooks
+        from importlib import import_module
+        module = import_module({family.path!r})
+        for name in ({family.backbone!r}, {family.attention!r}):
+            kind = getattr(module, name)
+            def wrapper(self, *args, _call=kind.__call__, **kwargs):
+                return _call(self, *args, **kwargs)
+            kind.__call__ = functools.wraps(kind.__call__)(wrapper)
+        os.environ["ZOO_HOOKS"] = "1"
+        zoo_hooks.activate()
+        from zoo_hooks.patches.mlx_lm import _shared_kv, _tiny
+        for name in ({family.patch!r}, {family.offset!r}):
+            print(zoo_hooks.report()[name].status.name)
+        print(_shared_kv.no_cache_figure(_tiny.{family.name}()).healthy)
+        print(_shared_kv.offset_figure(_tiny.{family.name}()).healthy)
+    """
+    statuses = [STATUS[recorded(patch)] for patch in (family.patch, family.offset)]
+    assert python(code, ZOO_HOOKS="0").split() == [*statuses, "True", "True"]
+
+
+@of_each_family
+def test_late_hooks_leave_layers_that_are_checkpointed_already_alone(family):
+    """K/V taken outside of the checkpoint would be constants: a right loss, and silently wrong gradients."""
+    code = f"""
+        import os, zoo_hooks
+        from importlib import import_module
+        from zoo_hooks.patches.mlx_lm import _tiny
+        from zoo_hooks.patches.mlx_lm._linked import Held
+        module, tokens = import_module({family.path!r}), _tiny.prompt(8)
+        call = module.{family.layer}.__call__
+        upstream = getattr(_tiny, {family.name!r})()
+        import_module("mlx_lm.tuner.trainer").grad_checkpoint(upstream.layers[0])
+        before = _tiny.kv_gradients(upstream, tokens)
+        os.environ["ZOO_HOOKS"] = "1"
+        zoo_hooks.activate()
+        print(zoo_hooks.report()[{family.patch!r}].status.name)
+        after = _tiny.kv_gradients(upstream, tokens)
+        assert all((after[name] == before[name]).all() for name in before)  # as without us
+        module.{family.layer}.__call__ = call
+        zoo_hooks.activate()
+        print(zoo_hooks.report()[{family.patch!r}].status.name)
+    """
+    statuses = ["UNKNOWN", "APPLIED"] if family.affected else ["NOT_NEEDED", "NOT_NEEDED"]
+    assert python(code, ZOO_HOOKS="0").split() == statuses
+
+
+@pytest.mark.skipif(not find_spec("mlx_vlm"), reason="mlx-vlm is not part of this environment")
+def test_the_text_model_of_gemma4_is_native():
+    """Where a release has it: its attention takes the K/V, though its model has no sink for them."""
+    if find_spec("mlx_vlm.models.gemma4_text"):
+        module = import_module("mlx_vlm.models.gemma4_text.language")
+        classes = ("Gemma4TextModel", "DecoderLayer", "Attention")
+        assert _shared_kv.no_cache_verdict(module, *classes) is Verdict.FIXED
+        assert _shared_kv.offset_verdict(module, "Gemma4TextModel", "Attention") is Verdict.FIXED
+
+
 def logits(model):
     return _tiny.logits(model, _tiny.prompt())
 
 
-def test_an_instance_that_is_native_is_left_alone():
-    """A valid ``previous_kvs``; one of another length is none."""
-    model, right = _tiny.mlx_lm_gemma3n(), logits(_tiny.mlx_lm_gemma3n())
-    with zoo_hooks.disabled(PATCH):
+def backbone(model):
+    return model.model if "model" in model else model
+
+
+@of_each_family
+def test_an_instance_that_is_native_is_left_alone(family):
+    """A valid ``previous_kvs``; one of another length is none. A native release makes its own."""
+    model, right = family.model(), logits(family.model())
+    with zoo_hooks.disabled(family.patch):
         plain = logits(model)
-    assert not mx.array_equal(plain, right)
-    for previous, expected in (
-        (list(range(6)), plain),
-        (tuple(range(6)), plain),
-        ([0], right),
-        (None, right),
-    ):
-        model.previous_kvs = previous
+    assert mx.array_equal(plain, right) != family.affected
+    cases = ((list(range(6)), plain), (tuple(range(6)), plain), ([0], right), (None, right))
+    for previous, expected in cases if family.affected else ():
+        backbone(model).previous_kvs = previous
         assert mx.array_equal(logits(model), expected)
 
 
-def test_subclasses_that_call_their_parent_are_repaired():
+@of_each_family
+def test_subclasses_that_call_their_parent_are_repaired(family):
     """Of the model, and of the layer as long as the call is upstream's."""
-    right, model = logits(_tiny.mlx_lm_gemma3n()), _tiny.mlx_lm_gemma3n()
+    right, model = logits(family.model()), family.model()
 
-    class Model(gemma3n.LanguageModel):
+    class Model(family.kinds[0]):
         def __call__(self, *args, **kwargs):
             return super().__call__(*args, **kwargs)
 
-    model.__class__ = Model
+    backbone(model).__class__ = Model
     for layer in model.layers:
         layer.__class__ = type("Layer", (type(layer),), {})
     assert mx.array_equal(logits(model), right)
 
 
-def test_a_layer_with_a_call_of_its_own_is_left_alone():
+@of_each_family
+def test_a_layer_with_a_call_of_its_own_is_left_alone(family):
     """It need not know our arguments, nor give back what we would take apart."""
-    model = _tiny.mlx_lm_gemma3n()
+    model = family.model()
 
-    class Layer(gemma3n.Gemma3nDecoderLayer):
-        def __call__(self, x, mask=None, cache=None, per_layer_input=None, **more):
-            return 0.5 * super().__call__(x, mask, cache, per_layer_input, **more)
+    class Layer(family.kinds[1]):
+        def __call__(self, *args, **kwargs):
+            result = super().__call__(*args, **kwargs)
+            return 0.5 * result if isinstance(result, mx.array) else (0.5 * result[0], *result[1:])
 
     for layer in model.layers:
         layer.__class__ = Layer
     seen = logits(model)
-    with zoo_hooks.disabled(PATCH):
+    with zoo_hooks.disabled(family.patch):
         assert mx.array_equal(logits(model), seen)
 
 
-def test_calls_set_on_an_instance_change_nothing():
+@of_each_family
+def test_calls_set_on_an_instance_change_nothing(family):
     """Python does not look there, and neither do we."""
-    right, model = logits(_tiny.mlx_lm_gemma3n()), _tiny.mlx_lm_gemma3n()
-    object.__setattr__(model, "__call__", Mock(side_effect=AssertionError))
+    right, model = logits(family.model()), family.model()
+    object.__setattr__(backbone(model), "__call__", Mock(side_effect=AssertionError))
     object.__setattr__(model.layers[0], "__call__", Mock(side_effect=AssertionError))
     assert mx.array_equal(logits(model), right)
 
 
-def test_markers_of_others_keep_their_offset():
+@of_each_family
+def test_markers_of_others_keep_their_offset(family):
     """What stands in for a cache, makes no masks and stays at offset 0 is not counted back."""
-    model = _tiny.mlx_lm_gemma3n()
-    assert (
-        abs(_tiny.logits(model, _tiny.prompt(), [_linked.Held() for _ in range(6)]) - logits(model)).max()
-        == 0
-    )
+    model = family.model()
+    marked = _tiny.logits(model, _tiny.prompt(), [_linked.Held() for _ in range(6)])
+    assert mx.array_equal(marked, logits(model))
 
 
 def test_a_cache_is_seen_as_what_it_is():
     """``isinstance`` and attributes are the cache's; only the offset is another, also of a batch."""
-    from mlx_lm.models.cache import KVCache
+    from mlx_lm.models.cache import BatchKVCache, KVCache
 
-    cache = KVCache()
-    cache.update_and_fetch(mx.ones((1, 1, 3, 4)), mx.ones((1, 1, 3, 4)))
+    cache, batch = KVCache(), BatchKVCache([0, 1])
+    for some in (cache, batch):
+        some.update_and_fetch(mx.ones((2, 1, 3, 4)), mx.ones((2, 1, 3, 4)))
     seen = _linked.Unmoved(cache, cache.offset - 2)
     assert isinstance(seen, KVCache)
     assert (seen.offset, cache.offset) == (1, 3)
     assert mx.array_equal(seen.state[0], cache.state[0])
     assert not hasattr(seen, "bits")
+    seen = _linked.Unmoved(batch, batch.offset - 2)
+    assert isinstance(seen, BatchKVCache)
+    assert (seen.offset.tolist(), batch.offset.tolist()) == ([1, 0], [3, 2])
+    assert len(batch.state) > 2
+    assert all(mx.array_equal(*pair) for pair in zip(seen.state, batch.state[:2], strict=True))
 
 
-def test_a_forward_inside_another_has_its_own_kv():
+@of_each_family
+def test_a_forward_inside_another_has_its_own_kv(family):
     """MLX builds no graphs in threads, but a layer may run the same model on other tokens midway."""
-    model, inner = _tiny.mlx_lm_gemma3n(), (_tiny.prompt() + 9) % 60
+    model, inner = family.model(), (_tiny.prompt() + 9) % 60
     expected, other, seen = logits(model), _tiny.logits(model, inner), []
     mlp = type(model.layers[3].mlp)
 
@@ -236,34 +397,46 @@ def test_a_forward_inside_another_has_its_own_kv():
     assert mx.array_equal(seen[0], other)
 
 
-def test_repairing_twice_is_repairing_once():
+@of_each_family
+def test_repairing_twice_is_repairing_once(family):
     """``activate()`` and a reload leave one wrapper, and undoing leaves upstream's own functions."""
+    statuses = [STATUS[recorded(patch)] for patch in (family.patch, family.offset)]
     python(f"""
         import importlib, zoo_hooks
-        from mlx_lm.models import gemma3n
-        first = gemma3n.LanguageModel.__call__
+        module = importlib.import_module({family.path!r})
+        def depths():
+            found = []
+            for name in {family[2:5]!r}:
+                call, depth = getattr(module, name).__call__, 0
+                while hasattr(call, "__wrapped__"):
+                    call, depth = call.__wrapped__, depth + 1
+                found.append(depth)
+            return found
+        no_cache, offset = (status == "APPLIED" for status in {statuses!r})
+        expected = [int(no_cache), int(no_cache), int(offset)]
+        first = module.{family.backbone}.__call__
         zoo_hooks.activate(); zoo_hooks.activate()
-        assert gemma3n.LanguageModel.__call__ is first and not hasattr(first.__wrapped__, "__wrapped__")
-        importlib.reload(gemma3n)
+        assert module.{family.backbone}.__call__ is first and depths() == expected
+        importlib.reload(module)
+        assert module.{family.backbone}.__call__ is not first and depths() == expected
         report = zoo_hooks.report()
-        assert report[{PATCH!r}].status.name == "APPLIED"
-        assert report[{OFFSET!r}].status.name in ("APPLIED", "NOT_NEEDED")
-        assert not hasattr(gemma3n.LanguageModel.__call__.__wrapped__, "__wrapped__")
-        for name in ({PATCH!r}, {OFFSET!r}):
-            zoo_hooks.revert(name)
-        for kind in (gemma3n.LanguageModel, gemma3n.Gemma3nDecoderLayer, gemma3n.Gemma3nAttention):
-            assert not hasattr(kind.__call__, "__wrapped__")
+        names = ({family.patch!r}, {family.offset!r})
+        assert [report[name].status.name for name in names] == {statuses!r}
+        for name, status in zip(names, {statuses!r}):
+            if status == "APPLIED":
+                zoo_hooks.revert(name)
+        assert depths() == [0, 0, 0]
     """)
 
 
-@pytest.mark.skipif(not find_spec("mlx_vlm"), reason="mlx-vlm is not part of this environment")
-def test_mlx_vlms_own_checkpointing_may_be_switched_on_more_than_once():
+@pytest.mark.parametrize("family", FAMILIES[1:], ids=lambda family: family.name)
+def test_mlx_vlms_own_checkpointing_may_be_switched_on_more_than_once(family):
     """By whichever of its functions; the gradients stay those of eager mode."""
-    python("""
+    python(f"""
         from importlib import import_module
         from importlib.util import find_spec
         from zoo_hooks.patches.mlx_lm import _tiny
-        model, tokens = _tiny.gemma3n(), _tiny.prompt(8)
+        model, tokens = _tiny.{family.name}(), _tiny.prompt(8)
         expected = _tiny.kv_gradients(model, tokens)
         names = ("mlx_vlm.trainer.utils", "mlx_vlm.trainer.core", "mlx_vlm.trainer.common.utils")
         names = [name for name in names if find_spec(name.rpartition(".")[0]) and find_spec(name)]
@@ -276,11 +449,12 @@ def test_mlx_vlms_own_checkpointing_may_be_switched_on_more_than_once():
     """)
 
 
-def test_recorded_verdicts_are_those_of_this_release():
+@of_each_family
+def test_recorded_verdicts_are_those_of_this_release(family):
     """What the probes say before a repair, in a child that only reports."""
-    for patch in (PATCH, OFFSET):
+    for patch in (family.patch, family.offset):
         said = python(
-            f"import mlx_lm.models.gemma3n, zoo_hooks; print(zoo_hooks.report()[{patch!r}].status.name)",
+            f"import {family.path}, zoo_hooks; print(zoo_hooks.report()[{patch!r}].status.name)",
             ZOO_HOOKS="dry-run",
         ).strip()
         assert said == {"AFFECTED": "DRY_RUN", "FIXED": "NOT_NEEDED"}[recorded(patch)]

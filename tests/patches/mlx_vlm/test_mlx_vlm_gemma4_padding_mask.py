@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 
 import mlx.core as mx
 import pytest
+from conftest import python
 from mlx import nn
 
 import zoo_hooks
@@ -65,10 +67,13 @@ def test_a_padded_batch_is_each_row_alone(model, side, length):
     places = mx.arange(length)[None]
     mask = mx.concatenate([places < n if side == "right" else places >= length - n for n in lengths])
     batch = model(tokens, None, mask.astype(mx.int32)).logits
+    errors = []
     for row, n in enumerate(lengths):
         part = slice(n) if side == "right" else slice(length - n, None)
         alone = model(tokens[row : row + 1, part]).logits
-        assert largest(batch[row : row + 1, part], alone) < 1e-5
+        errors.append(largest(batch[row : row + 1, part], alone))
+    print(f"rows of a batch padded on the {side}, against each alone: {errors}")
+    assert max(errors) < 1e-5
     assert not mx.isnan(batch).any()
     if applied():
         with zoo_hooks.disabled(PATCH), pytest.raises(ValueError, match="broadcast"):
@@ -96,22 +101,44 @@ def test_the_trainers_loss_is_the_causal_one(model, rows):
             assert abs(loss() - causal) > 0.005
 
 
-def test_other_masks_pass_through(model):
-    """None, four dimensions and [length, length] give what they gave, bit for bit."""
-    tokens = _tiny.prompt(LENGTH)
-    square = mx.tril(mx.ones((LENGTH, LENGTH), dtype=mx.bool_))
-    masks = [None, square, square[None, None]]
-    right = [model(tokens, None, mask).logits for mask in masks]
-    if applied():
-        with zoo_hooks.disabled(PATCH):
-            for mask, expected in zip(masks, right, strict=True):
-                assert mx.array_equal(model(tokens, None, mask).logits, expected)
-    assert largest(right[0], model(tokens).logits) == 0
+SQUARE = mx.tril(mx.ones((LENGTH, LENGTH), dtype=mx.bool_))
+OTHERS = {
+    "None": None,
+    "causal": "causal",
+    "two dimensions": SQUARE,
+    "four dimensions": SQUARE[None, None],
+    "four dimensions, of padding": ONES[:, None, None],
+}
 
 
-def test_gradients_under_padding_are_finite_and_those_of_the_rows():
-    """Also where a row begins with padding, whose tokens see nothing but themselves."""
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_masks_pass_through(model, name):
+    """They give what they gave, bit for bit; None, and the name of a mask, too."""
+    tokens, mask = _tiny.prompt(LENGTH), OTHERS[name]
+    right = model(tokens, None, mask).logits
+    assert mask is not None or mx.array_equal(right, model(tokens).logits)
+    with zoo_hooks.disabled(PATCH) if applied() else nullcontext():
+        assert mx.array_equal(model(tokens, None, mask).logits, right)
+
+
+def test_as_many_rows_as_tokens_are_taken_for_padding(model):
+    """A square mask of two dimensions cannot be told from it then; with four dimensions it passes."""
+    tokens = _tiny.prompt(LENGTH, LENGTH)
+    padded = model(tokens, None, SQUARE.astype(mx.int32)).logits
+    for row in (5, LENGTH - 1):
+        alone = model(tokens[row : row + 1, : row + 1]).logits
+        assert largest(padded[row : row + 1, : row + 1], alone) < 1e-5
+    passed = model(tokens, None, SQUARE[None, None]).logits
+    with zoo_hooks.disabled(PATCH) if applied() else nullcontext():
+        assert mx.array_equal(model(tokens, None, SQUARE[None, None]).logits, passed)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradients_under_padding_are_finite_and_those_of_the_rows(checkpointed):
+    """Of two rows, one padded, also where their layers are checkpointed."""
     model, tokens = _tiny.gemma4_with_towers(), _tiny.prompt(6, 2)
+    if checkpointed:
+        _tiny.checkpoint(model.language_model.model.layers)
     mask = mx.array([[1] * 6, [1, 1, 1, 1, 0, 0]])
 
     def mean(some):
@@ -126,7 +153,9 @@ def test_gradients_under_padding_are_finite_and_those_of_the_rows():
 
     found, expected = (dict(flat(nn.value_and_grad(model, loss)(model)[1])) for loss in (mean, alone))
     right = {name: value for name, value in expected.items() if bool(abs(value).max() > 1e-6)}
-    assert _tiny.error(right, found) < 1e-4
+    error = _tiny.error(right, found)
+    print(f"gradients of a padded batch, checkpointed {checkpointed}: {error:.2g} from those of its rows")
+    assert error < 1e-4
 
 
 def flat(tree):
@@ -150,7 +179,28 @@ def test_it_compiles(model):
 
 
 def test_gemma4_unified_is_not_touched():
-    """Its class is its own, and has no wrapper of ours."""
-    if find_spec("mlx_vlm.models.gemma4_unified"):
-        unified = import_module("mlx_vlm.models.gemma4_unified.gemma4_unified").Model
-        assert not hasattr(unified.__call__, "__wrapped__")
+    """Its class is its own: no wrapper of ours, and logits to the last bit, with a mask and without."""
+    if not find_spec("mlx_vlm.models.gemma4_unified"):
+        pytest.skip("this release has no gemma4_unified")
+    unified = import_module("mlx_vlm.models.gemma4_unified.gemma4_unified").Model
+    assert not hasattr(unified.__call__, "__wrapped__")
+    code = """
+        import hashlib, numpy
+        import mlx.core as mx
+        import mlx_vlm.models.gemma4
+        from mlx_vlm.models import gemma4_unified
+        from zoo_hooks.patches.mlx_lm import _tiny
+        text = gemma4_unified.TextConfig(**_tiny.GEMMA4)
+        vision = gemma4_unified.VisionConfig(
+            patch_size=2, model_patch_size=6, mm_embed_dim=16, mm_posemb_size=16, output_proj_dims=16
+        )
+        config = gemma4_unified.ModelConfig(text_config=text, vision_config=vision, audio_config=None)
+        model, tokens = _tiny.filled(gemma4_unified.Model(config)), _tiny.prompt()
+        for mask in (None, mx.ones((1, 12), dtype=mx.int32)):
+            logits = numpy.array(model(tokens, None, mask).logits)
+            assert numpy.isfinite(logits).all()
+            print(hashlib.sha256(logits.tobytes()).hexdigest())
+    """
+    with_hooks = python(code)
+    assert with_hooks == python(code, ZOO_HOOKS="0")
+    assert len(with_hooks.split()) == 2

@@ -29,7 +29,7 @@ class Held:
 
 
 class Unmoved:
-    """A cache with the offset that it had before the layer that fills it ran."""
+    """A cache whose offset stays what it was before the layer that fills it ran."""
 
     def __init__(self, cache: Any, offset: Any) -> None:
         self._cache = cache
@@ -37,6 +37,11 @@ class Unmoved:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
+
+    @property
+    def state(self) -> Any:
+        """K and V. Caches of batches have more in it than the layers take."""
+        return self._cache.state[:2]
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # what upstreams ask of a cache with isinstance stays true

@@ -17,28 +17,45 @@ Call = Callable[..., Any]
 
 
 class Code:
-    """What can be read off the ``__call__`` of a class, or of anything else that stands in its place."""
+    """What can be read off the ``__call__`` of a class, or of anything else that stands in its place.
+
+    As ``inspect.signature`` does, it looks through wrappers that name what they wrap.
+    """
 
     def __init__(self, kind: Any) -> None:
         self.ours: set[str] = set()
         """Names of our wrappers around it."""
+        self.foreign = False
+        """Whether there are others around it."""
         self.parameters: tuple[str, ...] = ()
         self.names: tuple[str, ...] = ()
+        self.globals: dict[str, Any] | None = None
+        """Of the module in which it stands."""
         function = inspect.getattr_static(kind, "__call__", None) if isinstance(kind, type) else None
-        while isinstance(function, FunctionType) and function.__globals__ is globals():
-            self.ours.add(function.__code__.co_name)
-            function = function.__dict__["__wrapped__"]
+        seen: set[FunctionType] = set()
+        while isinstance(function, FunctionType) and "__wrapped__" in vars(function) and function not in seen:
+            seen.add(function)
+            if function.__globals__ is globals():
+                self.ours.add(function.__code__.co_name)
+            else:
+                self.foreign = True
+            function = vars(function)["__wrapped__"]
         if isinstance(function, FunctionType):
             code = function.__code__
             self.parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
             self.names = code.co_names
+            self.globals = function.__globals__
 
 
-def no_cache_verdict(module: ModuleType, backbone: str, attention: str) -> Verdict:
+def no_cache_verdict(module: ModuleType, backbone: str, layer: str, attention: str) -> Verdict:
     """Tell whether layers share K/V through the cache alone, so that without one they do not."""
     model, part = Code(getattr(module, backbone, None)), Code(getattr(module, attention, None))
     if _passes_kv(model, part) or "without_cache" in model.ours:
         return Verdict.FIXED
+    call = Code(getattr(module, layer, None))
+    if call.foreign or call.globals is not model.globals:
+        # Checkpointed already, for instance: K/V would be handed on outside of what is differentiated.
+        return Verdict.UNKNOWN
     if "layer_idx_to_cache_idx" in model.names and "is_kv_shared_layer" in part.names:
         return Verdict.AFFECTED
     return Verdict.UNKNOWN
@@ -82,10 +99,12 @@ def share_with_unmoved_offset(changes: Changes, attention: Any) -> None:
 
     def make(original: Call) -> Call:
         def with_cache(self: Any, x: Any, mask: Any = None, cache: Any = None) -> Any:
-            if self.is_kv_shared_layer and cache is not None:
+            if cache is not None:
                 offset = cache.offset
-                # A marker that stands in for a cache stays at 0. Batches count in arrays.
-                if not isinstance(offset, int) or offset >= x.shape[1]:
+                of_batch = not isinstance(offset, int)  # it counts in an array, which it moves in place
+                if not self.is_kv_shared_layer:
+                    cache = Unmoved(cache, offset + 0) if of_batch else cache
+                elif of_batch or offset >= x.shape[1]:  # a marker that stands in for a cache stays at 0
                     cache = Unmoved(cache, offset - x.shape[1])
             return original(self, x, mask, cache)
 

@@ -10,11 +10,12 @@ Cause
 -----
 The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
 made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
+With a cache of a batch ``ValueError: too many values to unpack`` is raised: its state is more than K and V.
 
 Repair
 ------
 The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
-has. All else of the cache, and the cache itself, is as it was.
+has, and of the state K and V alone. All else of the cache, and the cache itself, is as it was.
 """
 
 from __future__ import annotations
@@ -51,4 +52,5 @@ PATCH = Patch(
     probe=probe,
     repair=repair,
     canary=canary,
+    behavioural=False,  # after the repair it would see the wrapper by its name
 )

@@ -17,6 +17,8 @@ Repair
 ------
 The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
 has. All else of the cache, and the cache itself, is as it was.
+In 0.4.4 these layers have no sliding window, so that longer texts stay wrong, and batches of more than one
+row raise. Neither is repaired here; 0.5.0 has mended both.
 """
 
 from __future__ import annotations
@@ -53,4 +55,5 @@ PATCH = Patch(
     probe=probe,
     repair=repair,
     canary=canary,
+    behavioural=False,  # after the repair it would see the wrapper by its name
 )

@@ -10,11 +10,14 @@ Cause
 -----
 The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
 made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
+It came with pull request 901, since which these layers read the cache.
+A cache of a batch has one offset a row in an array that it moves in place, so that queries of the layers that
+make K/V are wrong too.
 
 Repair
 ------
 The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
-has. All else of the cache, and the cache itself, is as it was.
+has; of a batch every layer sees one that stays. All else of the cache, and the cache itself, is as it was.
 """
 
 from __future__ import annotations
@@ -51,4 +54,5 @@ PATCH = Patch(
     probe=probe,
     repair=repair,
     canary=canary,
+    behavioural=False,  # after the repair it would see the wrapper by its name
 )

@@ -76,6 +76,7 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
 
 def canary() -> Figure:
+    import_module("torch")  # where there is none, it is this interpreter that should say so
     # In a child, for transformers remembers whether there is CUDA.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "causal_conv1d.py").write_text("raise ImportError('undefined symbol')")

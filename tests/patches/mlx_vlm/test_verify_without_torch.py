@@ -1,0 +1,29 @@
+"""``zoo-hooks verify`` in an environment of MLX, which has no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from conftest import recorded
+
+from zoo_hooks import survey
+
+RESULTS = {"AFFECTED": "repaired", "FIXED": "not needed"}
+
+
+def test_verify_ends_well_and_says_what_is_recorded():
+    """Canaries that need torch cannot run here; of the others, MLX's among them, each holds."""
+    assert find_spec("torch") is None
+    run = subprocess.run(
+        [sys.executable, "-m", "zoo_hooks", "verify", "--json"], capture_output=True, text=True, check=False
+    )
+    rows = {row["id"]: row["result"] for row in json.loads(run.stdout)["patches"]}
+    mlx = {patch: result for patch, result in rows.items() if patch.startswith("mlx-")}
+    assert len(mlx) == 7
+    assert mlx == {patch: RESULTS[recorded(patch)] for patch in mlx}
+    assert [patch for patch, result in rows.items() if result.isupper()] == []
+    assert rows["causal-conv1d-broken"] == "cannot run here: no module named torch"
+    assert run.returncode == bool(survey.start_up_trouble())
