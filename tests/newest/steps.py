@@ -1,6 +1,6 @@
 """A tiny real step with each library; prints a line of JSON for each, ``[name, figure]``.
 
-What a step raises is its figure.
+What a step raises is its figure. The last line is the ledger: ``["ledger", [installed, statuses]]``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import sys
 import tempfile
+
+import zoo_hooks
 
 FOLDER = tempfile.mkdtemp()
 ONE_STEP = {
@@ -176,6 +178,9 @@ def main():
             except Exception as error:  # noqa: BLE001 - it is the answer
                 figure = f"{type(error).__name__}: {error}"
             print(json.dumps([step.__name__, figure]), file=answers, flush=True)
+        rows = zoo_hooks.report().as_dict()
+        seen = {row["id"]: row["status"] for row in rows if row["status"] != "PENDING"}
+        print(json.dumps(["ledger", [zoo_hooks.installed(), seen]]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

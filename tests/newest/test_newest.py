@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from steps import STEPS
 
+from zoo_hooks import catalogue
+
 NEEDED = ("accelerate", "bitsandbytes", "datasets", "peft", "transformers", "triton", "trl", "vllm")
 pytestmark = pytest.mark.skipif(
     not all(map(find_spec, NEEDED)), reason=f"{', '.join(NEEDED)} are not all part of this environment"
@@ -43,3 +45,17 @@ def test_a_step_works_and_is_the_same_with_the_hooks(step, figures):
     without, with_hooks = figures
     assert not isinstance(without[step.__name__], str), without[step.__name__]
     assert with_hooks[step.__name__] == without[step.__name__]
+
+
+def test_the_hooks_were_on_in_one_run_and_off_in_the_other(figures):
+    """The ledger of the one knows patches of each library that the steps use, that of the other none."""
+    without, with_hooks = figures
+    installed, statuses = without["ledger"]
+    assert not installed
+    assert set(statuses.values()) == {"SKIPPED"}
+    installed, statuses = with_hooks["ledger"]
+    assert installed
+    assert set(statuses.values()) <= {"APPLIED", "NOT_NEEDED"}
+    assert statuses["replicate-parallel-import"] == "APPLIED"
+    seen = {catalogue.get(name).upstream for name in statuses}
+    assert seen >= {"accelerate", "datasets", "dill", "peft", "transformers", "triton", "trl", "vllm"}

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 from conftest import child, python, recorded
 
+from zoo_hooks.patches.accelerate.replicate_parallel_import import SOURCE
+
 PATCH = "replicate-parallel-import"
 needed = pytest.mark.skipif(recorded(PATCH) != "AFFECTED", reason="transformers has a ReplicateParallel here")
+PLACE = Path(find_spec("transformers").submodule_search_locations[0])
 
 
 # Four processes: accelerate wants two for FSDP beside the two of tensor parallelism. They are forked, so
 # what they need is imported once. accelerate has no FSDP on a CPU, hence the word MULTI_GPU.
 STEPS = """
 import copy, os, socket
-import torch, transformers.modeling_utils
+import torch
 import torch.distributed.fsdp, torch.distributed.tensor.parallel as tp
 from accelerate import Accelerator, DistributedType, ParallelismConfig, PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
@@ -79,6 +85,15 @@ torch.multiprocessing.start_processes(process, (port,), nprocs=4, start_method="
 """
 
 
+def copy_without(left_out, folder):
+    """transformers as it is installed, but for one file, by links to the rest."""
+    (folder / "transformers" / left_out.parent).mkdir(parents=True)
+    for file in [*PLACE.iterdir(), *(PLACE / left_out.parent).iterdir()]:
+        copy = folder / "transformers" / file.relative_to(PLACE)
+        if file != PLACE / left_out and not copy.exists():
+            copy.symlink_to(file)
+
+
 @needed
 def test_without_hooks_preparing_raises():
     """The symptom, in the words of the interpreter, in four processes."""
@@ -93,17 +108,34 @@ def test_three_steps_of_four_processes_are_those_of_one():
 
 
 @needed
-@pytest.mark.parametrize("order", ["accelerate, transformers.modeling_utils", "transformers.modeling_utils"])
-def test_either_may_be_imported_first_and_transformers_keeps_no_placeholder(order):
-    """Before, after, and after a call that fails, its module has no such name, or there is no such module."""
+def test_accelerate_alone_is_repaired_and_transformers_not_imported_for_that():
+    """It imports transformers only where it prepares such a model, which need not be one of transformers."""
     python(f"""
         import sys, zoo_hooks
+        import accelerate
+        assert zoo_hooks.report()[{PATCH!r}].status.name == "APPLIED"
+        assert "transformers" not in sys.modules
+    """)
+
+
+@needed
+@pytest.mark.parametrize(
+    "order", ["accelerate", "accelerate, transformers.modeling_utils", "transformers.modeling_utils"]
+)
+@pytest.mark.parametrize("without_module", [False, True], ids=["", "no-such-module"])
+def test_either_may_be_imported_first_and_transformers_keeps_no_placeholder(order, without_module, tmp_path):
+    """Before, after, and after a call that fails, its module has no such name, or there is no such module."""
+    if without_module:  # as on transformers 5.10.0
+        copy_without(SOURCE, tmp_path)
+    python(f"""
+        import sys, zoo_hooks
+        sys.path.insert(0, {str(tmp_path)!r})
         import {order}
         import accelerate
         from importlib.util import find_spec
         assert zoo_hooks.report()[{PATCH!r}].status.name == "APPLIED"
         from zoo_hooks.patches.accelerate import replicate_parallel_import as patch
-        had = find_spec(patch.TENSOR_PARALLEL) is not None
+        had = {not without_module and (PLACE / SOURCE).exists()}
         def clean():
             assert (find_spec(patch.TENSOR_PARALLEL) is not None) == had
             assert not hasattr(sys.modules.get(patch.TENSOR_PARALLEL), patch.NAME)

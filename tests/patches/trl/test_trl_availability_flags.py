@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from types import FunctionType
 
 import pytest
 import trl
-from conftest import python, recorded
+from conftest import child, python, recorded
 from transformers.utils import import_utils as theirs
 from trl import import_utils
 
@@ -28,6 +29,13 @@ def test_without_the_repair_nearly_every_package_counts_as_installed(measured):
     row = measured(PATCH)
     assert (row["without"] > 10) == (recorded(PATCH) == "AFFECTED")
     assert row["with"] == 0
+
+
+def test_without_hooks_the_import_asks_for_a_package_that_nobody_installed():
+    """What a user sees, on each release that is recorded as affected; the others import."""
+    told = child("from trl import GRPOTrainer", check=False, ZOO_HOOKS="0")
+    missing = re.search(r"No module named '?(vllm|mergekit|weave|llm_blender)\b", told.stderr)
+    assert bool(missing) == bool(told.returncode) == (recorded(PATCH) == "AFFECTED"), told.stderr
 
 
 @pytest.mark.parametrize("name", ["GRPO", "SFT", "DPO", "RLOO"])
@@ -53,6 +61,23 @@ def test_a_package_that_is_there_is_still_seen(tmp_path):
         from trl import import_utils
         assert import_utils.is_deepspeed_available() is True
         assert import_utils.is_liger_kernel_available() is False
+    """)
+
+
+def test_a_package_whose_version_is_asked_is_still_seen(tmp_path):
+    """It has a distribution beside it; trl compares its version with the least that it can use."""
+    (tmp_path / "liger_kernel").mkdir()
+    (tmp_path / "liger_kernel" / "__init__.py").write_text("raise SystemError('imported')")
+    (tmp_path / "liger_kernel-9.0.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: liger_kernel\nVersion: 9.0\n"
+    (tmp_path / "liger_kernel-9.0.dist-info" / "METADATA").write_text(metadata)
+    (tmp_path / "liger_kernel-9.0.dist-info" / "top_level.txt").write_text("liger_kernel")
+    python(f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from trl import import_utils
+        assert import_utils.is_liger_kernel_available() is True
+        assert import_utils.is_deepspeed_available() is False
     """)
 
 

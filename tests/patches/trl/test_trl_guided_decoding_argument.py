@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
+import multiprocessing
 import pickle
+import threading
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,25 +25,34 @@ import msgspec  # noqa: E402 - comes with vllm
 PATCH = "trl-guided-decoding-argument"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED"}
-MODULES = [
-    name
-    for name in ("trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "trl.experimental.openenv.utils")
-    if exists(name) and "SamplingParams(" in inspect.getsource(import_module(name))
+SERVE = "trl.scripts.vllm_serve"
+PLACE = Path(find_spec("trl").submodule_search_locations[0])
+GUIDING = [  # as TRL's source has them, so that none is missed that the patch does not know
+    ".".join(file.relative_to(PLACE.parent).with_suffix("").parts)
+    for file in sorted(PLACE.rglob("*.py"))
+    if "GuidedDecodingParams" in file.read_text("utf-8")
 ]
+assert {SERVE, "trl.trainer.grpo_trainer"} <= set(GUIDING)
 
 TRAINER = inspect.getsource(import_module("trl.trainer.grpo_trainer"))
 if exists("trl.trainer.rloo_trainer"):
     TRAINER += inspect.getsource(import_module("trl.trainer.rloo_trainer"))
+SERVING = (PLACE / "scripts" / "vllm_serve.py").read_text("utf-8")
 LIMIT = "truncate_prompt_tokens"
+METHODS = {"generate": "prompts", "chat": "messages"}
 
 
 def step(name, regex, **more):
     """The statements of that module that make its sampling parameters, run as they stand there."""
     module = import_module(name)
+    arguments = SimpleNamespace(
+        generation_kwargs=more or None, generation_config={}, max_completion_length=8, max_new_tokens=8,
+        vllm_guided_decoding_regex=regex,
+    )  # fmt: skip
+    given = {"repetition_penalty": 1.0, "temperature": 0.9, "top_p": 1.0, "top_k": 1, "min_p": 0.0}
     trainer = SimpleNamespace(
-        guided_decoding_regex=regex, structured_outputs_regex=regex, repetition_penalty=1.0, temperature=0.9,
-        top_p=1.0, top_k=0, min_p=None, max_completion_length=8, max_prompt_length=16,
-        args=SimpleNamespace(generation_kwargs=more or None, generation_config={}, max_completion_length=8),
+        guided_decoding_regex=regex, structured_outputs_regex=regex, vllm_guided_decoding_regex=regex,
+        max_completion_length=8, max_prompt_length=16, args=arguments, **given,
     )  # fmt: skip
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         for body in (getattr(node, part, None) for part in ("body", "orelse")):
@@ -48,7 +62,8 @@ def step(name, regex, **more):
                     here = [*map(ast.unparse, body[:end])]
                     begin = next(n for n, text in enumerate(here) if "_regex" in text)
                     space = vars(module) | {"self": trainer, "trainer": trainer}
-                    space |= {"logprobs": True, "overrides": None}
+                    space |= given | {"logprobs": True, "overrides": None, "args": arguments}
+                    space |= {"max_completion_length": 8}
                     exec("\n".join([*here[begin:], f"made = {made}"]), space)
                     return space["made"]
     raise LookupError(name)
@@ -58,12 +73,13 @@ def constraint(made):
     return made.structured_outputs if hasattr(made, "structured_outputs") else made.guided_decoding
 
 
-@pytest.mark.parametrize("name", filter(exists, catalogue.get(PATCH).targets))
+@pytest.mark.parametrize("name", GUIDING)
 def test_every_module_of_trl_that_guides_imports(name):
-    """What they bind makes a constraint with the pattern."""
+    """What they bind makes a constraint with the pattern, and the patch knows them all."""
     module = import_module(name)
-    made = getattr(module, "GuidedDecodingParams", None) or getattr(module, "StructuredOutputsParams", None)
-    assert made is None or made(regex="a+").regex == "a+"
+    made = getattr(module, "GuidedDecodingParams", None) or module.StructuredOutputsParams
+    assert made(regex="a+").regex == "a+"
+    assert name in catalogue.get(PATCH).targets
 
 
 @pytest.mark.parametrize(
@@ -91,7 +107,7 @@ def test_without_the_repair_the_argument_is_refused():
     assert (grpo.SamplingParams is vllm.SamplingParams) != AFFECTED
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name in GUIDING if name != SERVE])
 @pytest.mark.parametrize("regex", [None, "[ab]+"])
 def test_a_generation_step_makes_the_right_parameters(name, regex):
     """Type, values, isinstance, pickle and msgspec are those of vLLM's own class."""
@@ -99,10 +115,99 @@ def test_a_generation_step_makes_the_right_parameters(name, regex):
     assert type(made) is vllm.SamplingParams
     assert isinstance(made, import_module(name).SamplingParams)
     assert (constraint(made) and constraint(made).regex) == regex
-    assert (made.n, made.max_tokens, made.temperature) == (1, 8, 0.9)
+    assert (made.n, made.max_tokens, made.temperature) == (2 if "online_dpo" in name else 1, 8, 0.9)
+    assert_it_can_be_sent(made)
+
+
+def assert_it_can_be_sent(made):
+    """As vLLM sends it, and between processes."""
     assert pickle.loads(pickle.dumps(made)) == made
-    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(made))
-    assert regex is None or "[ab]+" in str(sent)
+    back = msgspec.msgpack.Decoder(vllm.SamplingParams).decode(msgspec.msgpack.encode(made))
+    if hasattr(made, "guided_decoding") and hasattr(made, "structured_outputs"):
+        # vLLM 0.11 makes the old class, and reads back the new one from which that inherits.
+        made, back = msgspec.to_builtins(made), msgspec.to_builtins(back)
+    assert back == made
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """vLLM's class without an engine; what its two methods are called with, by the names that they have."""
+    seen = []
+
+    def stub(method):
+        real = getattr(vllm.LLM, method)
+
+        @functools.wraps(real)
+        def call(*args, **kwargs):
+            given = inspect.signature(real).bind(*args, **kwargs).arguments
+            seen.append(given)
+            one = SimpleNamespace(token_ids=[2], logprobs=[{2: SimpleNamespace(logprob=-0.5)}])
+            answer = SimpleNamespace(prompt_token_ids=[1], outputs=[one], prompt_logprobs=None)
+            return [answer] * len(given.get("prompts") or given["messages"])
+
+        monkeypatch.setattr(vllm.LLM, method, call)
+
+    for method in METHODS:
+        stub(method)
+    monkeypatch.setattr(vllm.LLM, "__init__", lambda *_, **__: None)
+    return seen
+
+
+def answered(monkeypatch, path, request):
+    """What ``trl vllm-serve`` answers: its own main, a thread for its worker and a client for its server."""
+    from starlette.testclient import TestClient
+
+    serve = import_module(SERVE)
+    ends, answers = [], []
+
+    class Worker(threading.Thread):
+        def __init__(self, target, args):
+            super().__init__(target=target, args=args, daemon=True)
+            self.end = args[-1]
+
+        def run(self):
+            with self.end:  # whoever waits for an answer sees that the worker is gone
+                super().run()
+
+    def pipe():
+        ends.extend(multiprocessing.Pipe())
+        return ends
+
+    def run(app, **_):
+        with TestClient(app) as client:
+            answers.append(client.post(path, json=request))
+            ends[0].send({"type": "shutdown"})
+
+    for name in ("", "_LOCAL"):
+        monkeypatch.setenv(f"VLLM_DP_RANK{name}", "0")  # the worker sets them; so they are put back
+    monkeypatch.setenv("VLLM_DP_SIZE", "1")
+    monkeypatch.setenv("VLLM_DP_MASTER_PORT", "0")
+    monkeypatch.setattr(serve, "Process", Worker)
+    monkeypatch.setattr(serve, "Pipe", pipe)
+    monkeypatch.setattr(serve.uvicorn, "run", run)
+    serve.main(serve.ScriptArguments(model="any"))
+    assert answers[0].status_code == 200, answers[0].text
+    return answers[0].json()
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if f'"/{method}/"' in SERVING])
+@pytest.mark.parametrize("regex", [None, "[ab]+"])
+def test_trl_vllm_serve_answers_a_request(method, regex, calls, monkeypatch):
+    """From the request through a pipe to the worker, whose LLM gets the right parameters and the length."""
+    talk = [[{"role": "user", "content": "a b"}]]
+    request = {"prompts": ["a b"]} if method == "generate" else {"messages": talk}
+    request |= {"max_tokens": 8, "temperature": 0.9, "generation_kwargs": {}, LIMIT: 16}
+    request |= {"guided_decoding_regex": regex, "structured_outputs_regex": regex}
+    assert answered(monkeypatch, f"/{method}/", request)["completion_ids"] == [[2]]
+    (given,) = calls
+    made = given["sampling_params"]
+    assert type(made) is vllm.SamplingParams
+    assert (constraint(made) and constraint(made).regex) == regex
+    assert (made.n, made.max_tokens, made.temperature) == (1, 8, 0.9)
+    assert_it_can_be_sent(made)
+    if LIMIT in SERVING and AFFECTED:
+        elsewhere = (given.get("tokenization_kwargs") or {}).get(LIMIT)
+        assert (made.truncate_prompt_tokens if hasattr(made, LIMIT) else elsewhere) == 16
 
 
 @pytest.mark.skipif(
@@ -118,26 +223,27 @@ def test_a_structured_output_of_the_user_is_kept():
     not AFFECTED or hasattr(vllm.SamplingParams, LIMIT) or LIMIT not in TRAINER,
     reason="vLLM takes the length there, or TRL gives none",
 )
-@pytest.mark.parametrize("method", ["generate", "chat"])
-def test_the_length_of_prompts_reaches_the_methods_that_take_it(method, monkeypatch):
-    """On its way it stands in the parameters; vLLM's own class, without an engine, is called with it."""
-    seen = []
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("named", [0, 1, 2])
+def test_the_length_of_prompts_reaches_the_methods_that_take_it(method, named, calls):
+    """On its way it stands in the parameters; none, one or both arguments are given by name."""
 
-    def call(self, prompts, sampling_params=None, *, use_tqdm=True, tokenization_kwargs=None):
-        seen.append((self, prompts, sampling_params, use_tqdm, tokenization_kwargs))
+    def call(sampling):
+        given = {METHODS[method]: ["a b"], "sampling_params": sampling}
+        by_place = [given.pop(name) for name in list(given)[: 2 - named]]
+        getattr(llm, method)(*by_place, **given, use_tqdm=False)
 
     assert "tokenization_kwargs" in inspect.signature(getattr(vllm.LLM, method)).parameters
-    monkeypatch.setattr(vllm.LLM, method, call)
-    monkeypatch.setattr(vllm.LLM, "__init__", lambda *_, **__: None)
     trainer = import_module("trl.trainer.rloo_trainer")
     llm, made = trainer.LLM(model="any"), step("trl.trainer.rloo_trainer", None)
     assert type(llm) is vllm.LLM
     assert made.extra_args == {LIMIT: 16}
-    getattr(llm, method)(["a b"], sampling_params=made, use_tqdm=False)
-    getattr(llm, method)(["a b"], vllm.SamplingParams())
-    assert [(one[0], one[4]) for one in seen] == [(llm, {LIMIT: 16}), (llm, None)]
+    call(made)
+    call(vllm.SamplingParams())
+    assert [one.get("tokenization_kwargs") for one in calls] == [{LIMIT: 16}, None]
+    assert [one[METHODS[method]] for one in calls] == [["a b"]] * 2
     renderer = import_module("vllm.renderers.params").TokenizeParams(max_total_tokens=64)
-    assert renderer.with_kwargs(**seen[0][4]).get_encode_kwargs()["max_length"] == 16
+    assert renderer.with_kwargs(**calls[0]["tokenization_kwargs"]).get_encode_kwargs()["max_length"] == 16
 
 
 def test_vllms_own_class_is_untouched():

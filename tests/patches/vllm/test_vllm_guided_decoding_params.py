@@ -61,8 +61,10 @@ def test_parameters_with_it_are_encoded_as_before():
     from vllm.sampling_params import GuidedDecodingParams
 
     made = sampling_params.SamplingParams(structured_outputs=GuidedDecodingParams(regex="a+"))
-    sent = msgspec.msgpack.encode(made)
-    assert msgspec.msgpack.decode(sent)["structured_outputs"]["regex"] == "a+"
+    back = msgspec.msgpack.Decoder(sampling_params.SamplingParams).decode(msgspec.msgpack.encode(made))
+    assert back == made
+    assert type(back.structured_outputs) is getattr(sampling_params, NEW)
+    assert back.structured_outputs.regex == "a+"
 
 
 @affected

@@ -33,9 +33,8 @@ from typing import Any
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 
-ACCELERATOR = "accelerate.accelerator"
-MODELS = "transformers.modeling_utils"  # without it nobody makes a model of transformers
 TENSOR_PARALLEL = "transformers.integrations.tensor_parallel"
+SOURCE = Path("integrations", "tensor_parallel.py")
 NAME = "ReplicateParallel"
 ROUNDING = 1e-5
 
@@ -60,21 +59,24 @@ class ReplicateParallel:
         module.register_forward_hook(leave)
 
 
-def probe(_: ModuleType) -> Verdict:
-    prepare = getattr(sys.modules[ACCELERATOR].Accelerator, "_prepare_tp", None)  # came with 1.10
+def probe(module: ModuleType) -> Verdict:
+    prepare = getattr(module.Accelerator, "_prepare_tp", None)  # came with 1.10
     needed = prepare is not None and NAME in prepare.__code__.co_names
     return Verdict.AFFECTED if needed and not _given() else Verdict.FIXED
 
 
 def _given() -> bool:
-    # Its source is read, for it cannot yet be imported where accelerate is imported by transformers.
-    if TENSOR_PARALLEL in sys.modules:
-        return hasattr(sys.modules[TENSOR_PARALLEL], NAME)
-    spec = find_spec(TENSOR_PARALLEL)
-    return spec is not None and f"class {NAME}" in Path(str(spec.origin)).read_text("utf-8")
+    """Whether transformers has it or is not there; its source is read, for accelerate alone imports none."""
+    spec = find_spec("transformers")
+    files = [Path(folder, SOURCE) for folder in (spec and spec.submodule_search_locations) or ()]
+    return (
+        not files
+        or hasattr(sys.modules.get(TENSOR_PARALLEL), NAME)
+        or any(f"class {NAME}" in file.read_text("utf-8") for file in files if file.is_file())
+    )
 
 
-def repair(_: ModuleType, changes: Changes) -> None:
+def repair(module: ModuleType, changes: Changes) -> None:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def prepare(*args: Any) -> Any:
             with ExitStack() as after:
@@ -84,7 +86,7 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
         return prepare
 
-    changes.wrap(sys.modules[ACCELERATOR].Accelerator, "_prepare_tp", make)
+    changes.wrap(module.Accelerator, "_prepare_tp", make)
 
 
 def _tensor_parallel() -> ModuleType | None:
@@ -102,7 +104,6 @@ def _lend() -> Changes:
 
 
 def canary() -> Figure:
-    import transformers.modeling_utils  # noqa: F401 - both sides must be there
     from torch import distributed
 
     with ExitStack() as after:
@@ -142,8 +143,7 @@ WITH_IT = (*(f"4.{minor}" for minor in range(53, 58)), "5.0")
 PATCH = Patch(
     module=__name__,
     title="FSDP2 with tensor parallelism cannot be prepared: no ReplicateParallel",
-    targets=(ACCELERATOR, MODELS),
-    requires=(ACCELERATOR, MODELS),
+    targets=("accelerate.accelerator",),
     affects=("accelerate>=1.10.0", "transformers" + ",".join(f"!={release}.*" for release in WITH_IT)),
     links=("https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/accelerator.py#L1618",),
     measures="largest difference of outputs between a prepared model and a plain one (right: below 1e-5)",

@@ -73,11 +73,12 @@ def _cutting(real: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _cut(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def call(prompts: Any, sampling_params: Any = None, *args: Any, **kwargs: Any) -> Any:
-        limit = (getattr(sampling_params, "extra_args", None) or {}).get(LIMIT)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        sampling = args[1] if len(args) > 1 else kwargs.get("sampling_params")
+        limit = (getattr(sampling, "extra_args", None) or {}).get(LIMIT)
         if limit is not None:
             kwargs["tokenization_kwargs"] = {LIMIT: limit, **(kwargs.get("tokenization_kwargs") or {})}
-        return method(prompts, sampling_params, *args, **kwargs)
+        return method(*args, **kwargs)
 
     return call
 
