@@ -78,8 +78,8 @@ def _absent(patch: Patch) -> str | None:
 def _exists(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # nor is its package there
-        return False
+    except ModuleNotFoundError as error:  # its package is not there, or lacks something else
+        return not f"{module}.".startswith(f"{error.name}.")
     except ImportError:  # its package is there and cannot be imported, which may be the bug
         return True
 
