@@ -92,10 +92,13 @@ def _strings(upstream: str) -> dict[str, frozenset[str] | None]:
 
     To read them all takes a tenth of the time in which they are imported.
     """
-    found = {}
+    found: dict[str, frozenset[str] | None] = {}
     for name, finder in _found(upstream):
-        source = finder.find_spec(name).loader.get_source(name)
-        found[name] = source and zoo_hooks.TARGETS.intersection(re.findall(r"[\"']([\w.]+)[\"']", source))
+        spec = finder.find_spec(name)
+        found[name] = None
+        if spec.origin.endswith(".py"):
+            source = spec.loader.get_data(spec.origin).decode()
+            found[name] = zoo_hooks.TARGETS.intersection(re.findall(r"[\"']([\w.]+)[\"']", source))
     return found
 
 
