@@ -175,6 +175,9 @@ if hasattr(transformers, "Gemma4ForCausalLM"):
             _tiny.multimodal_model, _tiny.audio_inputs, reference=_tiny.multimodal_model, error=0.01,
             least=0.8, running=autocast,
         ),
+        "vision-4bit-default": Model(
+            lambda: _four_bit.quantised(_four_bit.vision_model()), _four_bit.vision_inputs
+        ),
         "vision-4bit": Model(
             lambda: _four_bit.reloaded(vision_4bit(), ["lm_head", "patch_embedder"]), _four_bit.vision_inputs,
             reference=vision_4bit,
@@ -214,6 +217,7 @@ PATCHES = {
     "gemma4-experts-fp16": ("26b-a4b-fp16",),
     "gemma4-mlp-fp16": ("e2b-fp16", "e2b-autocast"),
     "gemma4-no-cache-shared-kv": ("e2b", "e4b", "vision", "audio"),
+    "gemma4-patch-embedder-packed-4bit": ("vision-4bit-default",),
     "gemma4-patch-embedder-uint8": ("vision-4bit",),
     "gemma4-per-layer-inputs-off": ("no-per-layer-inputs",),
     "gemma4-reentrant-checkpointing": SHARING,
@@ -238,7 +242,7 @@ CANNOT = [
     (
         "exported",
         "transformers",
-        ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit", "unified-4bit"),
+        ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit-default", "vision-4bit", "unified-4bit"),
         "4bit-loaded",
     ),
     ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),

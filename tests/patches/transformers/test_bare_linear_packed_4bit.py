@@ -167,7 +167,7 @@ def test_the_patch_embedder_of_gemma_4_runs_when_it_is_on_the_list():
     """The module with which this was seen."""
     if not hasattr(__import__("transformers"), "Gemma4ForConditionalGeneration"):
         return
-    model = _four_bit.quantised(_four_bit.vision_model())
+    model = _four_bit.quantised(_four_bit.vision_model(), ["lm_head"])
     loaded = _four_bit.reloaded(model, ["lm_head", "input_proj"])
     embedder = loaded.model.vision_tower.patch_embedder.input_proj
     assert type(embedder) is bitsandbytes.nn.Linear4bit

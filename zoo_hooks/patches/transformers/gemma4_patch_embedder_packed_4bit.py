@@ -1,0 +1,108 @@
+"""Gemma-4's patch embedder is packed to 4 bits although nothing asks for it.
+
+Symptom
+-------
+With ``load_in_4bit=True`` and no list of modules to skip, the one small matrix through which all pixels go
+is packed too, to save less than 2 MB. Embedded patches are off by 0.8 % in the canary's tiny model; before
+5.13.0, where they are cast to whole numbers as well (``gemma4-patch-embedder-uint8``), by a factor of 20.
+
+Cause
+-----
+By default only output embeddings and what is tied to them are left out. ``Gemma4VisionPatchEmbedder``
+projects with a plain ``nn.Linear``, which cannot be told from those of the layers.
+
+Repair
+------
+Where a model is packed without a list, it gets the default one with the paths of its patch embedders. It is
+saved with the model, so that this also loads without the repair. Lists that users give, and checkpoints that
+are packed already, are as they were.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _four_bit
+
+PATH = "vision_tower.patch_embedder"
+
+
+def probe(module: ModuleType) -> Verdict:
+    import torch
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    class Model(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+        all_tied_weights_keys: dict[str, str] = {}  # noqa: RUF012 - as upstream has it
+
+        def get_output_embeddings(self) -> None:
+            """Nothing, as a model without a head."""
+
+    embedder = module.Gemma4VisionPatchEmbedder.__new__(module.Gemma4VisionPatchEmbedder)
+    torch.nn.Module.__init__(embedder)
+    model = Model()
+    model.vision_tower, model.head = torch.nn.Module(), torch.nn.Linear(1, 1, device="meta")
+    model.vision_tower.patch_embedder = embedder
+    embedder.input_proj = torch.nn.Linear(1, 1, device="meta")
+    skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model)
+    packed = should_convert_module(f"{PATH}.input_proj", skipped)
+    return Verdict.AFFECTED if packed else Verdict.FIXED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+    changes.wrap(Bnb4BitHfQuantizer, "preprocess_model", _leaving_out(module.Gemma4VisionPatchEmbedder))
+
+
+def _leaving_out(kind: type) -> Callable[[Any], Callable[..., Any]]:
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def preprocess_model(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            config = self.quantization_config
+            found = {path for path, part in model.named_modules() if isinstance(part, kind)}
+            if found and config.llm_int8_skip_modules is None and not self.pre_quantized:
+                self.quantization_config = copy.copy(config)  # the user's own stays
+                listed = sorted(found | set(get_keys_to_not_convert(model)))
+                self.quantization_config.llm_int8_skip_modules = listed
+            return original(self, model, *args, **kwargs)
+
+        return preprocess_model
+
+    return make
+
+
+def canary() -> Figure:
+    import torch
+
+    plain = _four_bit.vision_model()
+    packed = _four_bit.quantised(_four_bit.vision_model())
+    inputs = _four_bit.vision_inputs()
+    given = inputs["pixel_values"], inputs["image_position_ids"], torch.zeros(1, 16, dtype=torch.bool)
+    with torch.no_grad():
+        expected, seen = (model.model.vision_tower.patch_embedder(*given) for model in (plain, packed))
+    error = float((seen - expected).norm() / expected.norm())
+    return Figure(round(error, 4), healthy=error == 0.0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-4's patch embedder is packed to 4 bits although nothing asks for it",
+    targets=("transformers.models.gemma4.modeling_gemma4",),
+    affects=("transformers>=5.5.0", "bitsandbytes>=0.46.1"),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/quantizers/base.py#L39-L63",
+        "https://github.com/huggingface/transformers/issues/46932",
+    ),
+    measures="relative error of embedded patches, packed model against unpacked (right: 0.0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,  # the list is made longer before upstream makes its own
+)
