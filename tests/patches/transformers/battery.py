@@ -207,6 +207,7 @@ PATCHES = {
     "cache-dynamic-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
     "cache-static-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
     "causal-conv1d-broken": ("unshared",),
+    "expert-adapter-sides": ("vision-lora",),
     "gemma3n-mlp-fp16": ("gemma3n-fp16",),
     "gemma3n-no-cache-shared-kv": ("gemma3n",),
     "gemma4-assistant-arguments": ("31b", "e2b"),

@@ -296,6 +296,7 @@ REFUSED = {
 
 def tried(activity, name):
     """The error that an activity ends with: its first line, for others may name our wrappers."""
+    model.cache_clear()  # what fails may leave a model half changed
     with tempfile.TemporaryDirectory() as folder, pytest.raises(Exception) as raised:  # noqa: PT011
         globals()[activity](name, folder)
     # What an assertion says holds figures.
