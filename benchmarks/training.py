@@ -70,6 +70,7 @@ class Trained:
                 stack.enter_context(zoo_hooks.disabled(patch))
             if mode is not None:
                 self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=mode)
+            self.step()  # Python forgets what it knew of classes that are changed, and learns it again
             self.optimizer.zero_grad()
             if memory:
                 return self._peak()
@@ -96,8 +97,6 @@ class Trained:
 
     def compare(self, mode: dict[str, Any] | None, patches: list[str], rounds: int) -> tuple[Any, ...]:
         """Times and peaks with the patches and without."""
-        for undone in (patches, []):
-            self.side(mode, undone, memory=False)
         taken: Pair = pair(
             lambda: self.side(mode, patches, memory=False),
             lambda: self.side(mode, [], memory=False),
