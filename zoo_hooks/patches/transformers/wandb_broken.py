@@ -88,6 +88,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
 def canary() -> Figure:
     from unittest import mock
 
+    import accelerate  # noqa: F401 - without it TrainingArguments fails for another reason
     from transformers import TrainingArguments
 
     working = sys.modules.pop("wandb", None)
