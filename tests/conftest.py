@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo_hooks import catalogue, ledger, survey
+from zoo_hooks import catalogue, survey
 from zoo_hooks.model import Patch
+from zoo_hooks.releases import version as version_of
 
 HERE = Path(__file__).parent
 VERDICTS = json.loads((HERE / "verdicts.json").read_text())
@@ -184,7 +185,7 @@ def installed(name: str) -> str | None:
     """Version of a distribution, without what says for which machine it was built, or of the interpreter."""
     if name == "python":
         return platform.python_version()
-    return (ledger.version(name) or "").partition("+")[0] or None
+    return (version_of(name) or "").partition("+")[0] or None
 
 
 def exists(module: str) -> bool:

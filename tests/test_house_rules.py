@@ -174,9 +174,10 @@ def test_imports_go_one_way():
         "patches",
         "catalogue",
         "settings",
-        "releases",
         "ledger",
         "engine",
+        "releases",
+        "reports",
         "controls",
     ]
     for level, name in enumerate(order):

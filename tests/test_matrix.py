@@ -9,12 +9,13 @@ from conftest import VERDICTS, exists, installed, recorded, seen
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from zoo_hooks import catalogue, ledger, survey
+from zoo_hooks import catalogue, survey
+from zoo_hooks.releases import claimed_upstreams
 
 HERE = [
     patch
     for patch in catalogue.everything()
-    if all(find_spec(name.replace("-", "_")) for name in ledger.claimed_upstreams(patch))
+    if all(find_spec(name.replace("-", "_")) for name in claimed_upstreams(patch))
 ]
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
 """ABSENT: a module that the patch is about, or waits for, does not exist on that release."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zoo_hooks.controls import activate, disabled, revert
-    from zoo_hooks.ledger import fingerprint, report
+    from zoo_hooks.reports import fingerprint, report
 
 __version__ = "0.1.0"
 __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
@@ -83,8 +83,8 @@ OFF_WORDS = frozenset({"0", "off", "false", "no"})
 _PUBLIC = {
     "activate": "zoo_hooks.controls",
     "disabled": "zoo_hooks.controls",
-    "fingerprint": "zoo_hooks.ledger",
-    "report": "zoo_hooks.ledger",
+    "fingerprint": "zoo_hooks.reports",
+    "report": "zoo_hooks.reports",
     "revert": "zoo_hooks.controls",
 }
 

@@ -19,8 +19,10 @@ class CannotRevert(RuntimeError):
     """A change has been changed again by somebody else, so nothing was undone."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Change:
+    """One attribute, or one entry of sys.modules, and what it was."""
+
     owner: Any
     name: str
     before: Any

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks import catalogue, ledger
+from zoo_hooks import catalogue, reports
 from zoo_hooks.model import Patch
 
 
@@ -42,7 +42,7 @@ def _statuses(upstream: str) -> list[dict[str, Any]]:
                     import_module(target)
                 except Exception as error:  # noqa: BLE001 - an upstream may fail in any way; it is shown
                     trouble[patch.id] = f"importing {target} raises {type(error).__name__}: {error}"
-    rows = [row for row in ledger.report().as_dict() if row["upstream"] == upstream]
+    rows = [row for row in reports.report().as_dict() if row["upstream"] == upstream]
     return [
         row | {"reason": trouble[row["id"]]} if row["status"] == "PENDING" and row["id"] in trouble else row
         for row in rows
@@ -64,7 +64,7 @@ def _canary(patch_id: str) -> dict[str, Any]:
         ):
             missing = error.name
     missing = missing or (None if healthy else _absent(patch))
-    status = ledger.report()[patch_id].status.name
+    status = reports.report()[patch_id].status.name
     return {"value": value, "healthy": healthy, "missing": missing, "status": status}
 
 

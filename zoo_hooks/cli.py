@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import zoo_hooks
-from zoo_hooks import catalogue, ledger, releases, render, settings, survey
+from zoo_hooks import catalogue, releases, render, reports, settings, survey
 from zoo_hooks.model import Patch
 
 
@@ -161,7 +161,7 @@ def _surveyed(ids: list[str]) -> list[dict[str, Any]]:
         for rows in _with_progress(survey.statuses(upstreams), len(upstreams), "importing")
         for row in rows
     ]
-    rows += [row for row in ledger.report().as_dict() if row["upstream"] not in upstreams]
+    rows += [row for row in reports.report().as_dict() if row["upstream"] not in upstreams]
     return [row for row in rows if not wanted or row["id"] in wanted]
 
 

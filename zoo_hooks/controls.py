@@ -9,12 +9,12 @@ from dataclasses import replace
 from types import ModuleType
 
 import zoo_hooks
-from zoo_hooks import catalogue, engine, ledger
+from zoo_hooks import catalogue, engine, ledger, reports
 from zoo_hooks.changes import CannotRevert
 from zoo_hooks.model import Outcome, Patch, Status
 
 
-def activate() -> ledger.Report:
+def activate() -> reports.Report:
     """Repair what is already imported, and from now on what will be; returns the report.
 
     For a process that ran before zoo-hooks was installed, such as a notebook's kernel, and for
@@ -22,7 +22,7 @@ def activate() -> ledger.Report:
     reverted are applied again. ``ZOO_HOOKS=0`` is obeyed.
     """
     if zoo_hooks.switched_off():
-        return ledger.report()
+        return reports.report()
     zoo_hooks.init()
     engine.paused.clear()
     for target in sorted(zoo_hooks.TARGETS):
@@ -32,7 +32,7 @@ def activate() -> ledger.Report:
         patches = engine.patches_of(target, "after")
         engine.fire([p for p in patches if not ledger.find(p.id, target)], target, late=True)
         engine.fire([p for p in patches if not _settled(p, target, module)], target)
-    return ledger.report()
+    return reports.report()
 
 
 def _settled(patch: Patch, target: str, module: ModuleType) -> bool:

@@ -43,7 +43,7 @@ class Figure:
     healthy: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Patch:
     """One upstream bug and its repair. Its module's docstring is the case report.
 
@@ -84,7 +84,7 @@ class Patch:
         return self.module.split(".")[-2]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What became of one patch at one target."""
 
@@ -97,5 +97,5 @@ class Outcome:
     error: Exception | None = None
     late: bool = False
     """True if the target was imported before zoo-hooks could see it, and was repaired afterwards."""
-    module: ModuleType | None = field(default=None, repr=False, compare=False)
-    changes: Changes | None = field(default=None, repr=False, compare=False)
+    module: ModuleType | None = field(default=None, repr=False)
+    changes: Changes | None = field(default=None, repr=False)

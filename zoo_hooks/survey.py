@@ -16,7 +16,7 @@ from threading import Timer
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks import ledger, releases
+from zoo_hooks import releases, reports
 from zoo_hooks.model import Patch
 
 SECONDS = 900  # for one answer; a cold import of torch on a slow disk takes minutes
@@ -29,7 +29,7 @@ def statuses(upstreams: Iterable[str]) -> Iterator[list[dict[str, Any]]]:
         ((_, rows, trouble),) = _ask("statuses", [upstream])
         return rows or [
             row | {"status": "UNKNOWN", "reason": f"the child that imported it died: {trouble}"}
-            for row in ledger.report().as_dict()
+            for row in reports.report().as_dict()
             if row["upstream"] == upstream
         ]
 

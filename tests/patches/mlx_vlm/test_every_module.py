@@ -7,14 +7,14 @@ import json
 import pytest
 from conftest import VERDICTS, python
 
-from zoo_hooks import ledger
+from zoo_hooks import releases
 
 NEWEST = list(VERDICTS["mlx_vlm"])[-1]
 OPTIONAL = {"mlx_audio", "cv2", "torch"}
 """What single models need besides: torch only to convert weights."""
 
 
-@pytest.mark.skipif(ledger.version("mlx_vlm") != NEWEST, reason=f"is about {NEWEST}")
+@pytest.mark.skipif(releases.version("mlx_vlm") != NEWEST, reason=f"is about {NEWEST}")
 def test_only_optional_packages_are_missing():
     """Each file is tried; whatever else fails is drift. olmo ends the process where ai2-olmo is absent."""
     failed, tried = json.loads(

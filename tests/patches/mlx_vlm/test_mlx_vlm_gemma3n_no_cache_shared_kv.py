@@ -6,7 +6,7 @@ import pytest
 from conftest import recorded
 from mlx_shared_kv import WithoutCache, trained
 
-from zoo_hooks import ledger
+from zoo_hooks import releases
 
 
 class TestGemma3n(WithoutCache):
@@ -14,7 +14,7 @@ class TestGemma3n(WithoutCache):
     no_cache = "mlx-vlm-gemma3n-no-cache-shared-kv"
     offset = "mlx-vlm-gemma3n-shared-kv-offset"
     # 0.4.4 has two bugs more: its layers have no sliding window, and it takes one row only.
-    batches = ledger.version("mlx_vlm") != "0.4.4"
+    batches = releases.version("mlx_vlm") != "0.4.4"
     length = 12 if batches else 8
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlx_shared_kv import WithCache
 
-from zoo_hooks import ledger
+from zoo_hooks import releases
 
 
 class TestGemma3n(WithCache):
@@ -12,5 +12,5 @@ class TestGemma3n(WithCache):
     no_cache = "mlx-vlm-gemma3n-no-cache-shared-kv"
     offset = "mlx-vlm-gemma3n-shared-kv-offset"
     # 0.4.4 has two bugs more: its layers have no sliding window, and it takes one row only.
-    batches = ledger.version("mlx_vlm") != "0.4.4"
+    batches = releases.version("mlx_vlm") != "0.4.4"
     length = 12 if batches else 8

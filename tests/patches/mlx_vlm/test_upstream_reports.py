@@ -7,13 +7,13 @@ import re
 import pytest
 from conftest import HERE, VERDICTS, python
 
-from zoo_hooks import ledger
+from zoo_hooks import releases
 
 REPORTS = HERE.parent / "docs" / "upstream-reports.md"
 NEWEST = list(VERDICTS["mlx_vlm"])[-1]
 
 
-@pytest.mark.skipif(ledger.version("mlx_vlm") != NEWEST, reason=f"they are about {NEWEST}")
+@pytest.mark.skipif(releases.version("mlx_vlm") != NEWEST, reason=f"they are about {NEWEST}")
 @pytest.mark.parametrize("number", range(3))
 def test_each_report_prints_its_figure(number):
     """Alone. What should be 0 is more than a tenth as mlx-vlm is, and 0 but for rounding with the hooks."""

@@ -27,7 +27,7 @@ from torch._dynamo.testing import CompileCounter
 from transformers import Trainer
 
 import zoo_hooks
-from zoo_hooks import catalogue, ledger
+from zoo_hooks import catalogue, releases
 from zoo_hooks.patches.transformers import _tiny
 
 NAMES = [name for name in MODELS if any(name in names for names in PATCHES.values())]
@@ -35,7 +35,7 @@ HERE = [
     patch
     for patch in PATCHES
     if all(
-        map(find_spec, (name.replace("-", "_") for name in ledger.claimed_upstreams(catalogue.get(patch))))
+        map(find_spec, (name.replace("-", "_") for name in releases.claimed_upstreams(catalogue.get(patch))))
     )
 ]
 """Patches of which all upstreams are installed."""
