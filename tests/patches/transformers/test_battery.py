@@ -44,7 +44,7 @@ KEPT = [*_tiny.TOKENS.values(), EOS]
 """Tokens that are not generated: that of an image needs an image, and the last would end the text."""
 SCALE = 2.0**10
 """Of losses, as one trains in float16, lest gradients vanish."""
-DIVIDES_TWICE = Requirement("transformers>=5.3.0,<5.5.3").specifier.contains(transformers.__version__)
+DIVIDES_TWICE = Requirement("transformers>=5.3.0,<5.5.4").specifier.contains(transformers.__version__)
 """Upstream divides by the number of accumulated batches twice."""
 TEXT_ONLY = r"(?!.*tower).*\.[qv]_proj"
 """Reentrant checkpointing gives no gradients to adapters in a tower, for its inputs need none."""
