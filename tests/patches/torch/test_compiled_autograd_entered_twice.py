@@ -168,6 +168,26 @@ def test_with_the_repair_it_is_captured_once(old, patch):
     assert not hasattr(old.AutogradCompilerInstance.end_capture, "__wrapped__")
 
 
+@needs_a_wheel
+def test_what_the_old_function_does_it_still_does(old, patch):
+    """It is wrapped and not rewritten: in 2.5 it marks that it runs, which what it runs can see."""
+    patch.repair(old, Changes())
+    seen = []
+
+    class Looks(torch.autograd.Function):
+        @staticmethod
+        def forward(_, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(_, grad):
+            seen.append(old.in_compiled_autograd_region)
+            return grad
+
+    gradient(lambda x: checkpoint(Looks.apply, x, use_reentrant=True))
+    assert seen == ["in_compiled_autograd_region = True" in old.text]
+
+
 def rewrites(old):
     """As a tool does that compiles what it finds in the source once more."""
     old.AutogradCompilerInstance.end_capture = built(quieted(old.text), vars(old))
