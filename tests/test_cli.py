@@ -71,6 +71,33 @@ def test_status_as_json_and_for_one_patch(run):
     assert row["retired_by"] == ["fake>=2"]
 
 
+@pytest.mark.parametrize(
+    ("affects", "retired_by", "told"),
+    [
+        (("fake>=1", "zoo-other<3"), ["zoo-other>=3"], "zoo-other>=3"),
+        (("fake<2", "zoo-other<3"), ["fake>=2", "zoo-other>=3"], "fake>=2 or zoo-other>=3"),
+        (("fake>=1", "zoo-other>=2"), [], "no release yet"),
+        (("fake>=1", "zoo-other<2"), ["zoo-other>=2"], "zoo-other>=2 (2.0 is installed)"),
+    ],
+    ids=["other-behind", "both-behind", "open", "upgraded-already"],
+)
+def test_status_says_which_side_of_a_pair_is_behind(run, zoo, affects, retired_by, told):
+    """And which upgrade retires the patch; one that is there already is not asked for."""
+    info = zoo.folder / "site" / "zoo_other-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo-other\nVersion: 2.0\n")
+    zoo.module("fake.core")
+    zoo.module("zoo_other.core")
+    zoo.targets.add("zoo_other.core")
+    pair = BODY.replace("('fake.core',)", "('fake.core', 'zoo_other.core')")
+    pair = pair.replace('("fake<2",)', f"{affects!r}, requires=('fake.core', 'zoo_other.core')")
+    zoo.patch("fake.core", source=pair)
+    (row,) = json.loads(run("status", "bug", "--json").stdout)["patches"]
+    assert (row["status"], row["retired_by"]) == ("APPLIED", retired_by)
+    line = next(line for line in run("status", "bug").stdout.splitlines() if line.startswith("bug"))
+    assert line.split() == ["bug", "fake", "1.5", "APPLIED", "value", "is", "1", *told.split()]
+
+
 @pytest.mark.usefixtures("affected")
 def test_status_names_a_pair_that_cannot_work_together(run, zoo):
     """What an upstream says that it needs, what is there instead, and what to install."""

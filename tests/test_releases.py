@@ -53,6 +53,15 @@ def test_no_release_that_retires_a_patch_is_within_its_claim(patch):
             assert not claims[upgrade.name].contains(bound.version, prereleases=True)
 
 
+def test_an_upgrade_that_is_installed_is_known_with_its_version(installed):
+    """Also with a local part; not one that is older, nor one of what is not installed, such as Python."""
+    installed("zoo-companion", "2.13.0+cpu")
+    assert releases.met("zoo-companion>=2.10.0") == "2.13.0+cpu"
+    assert releases.met("zoo-companion>2.13.0") is None
+    assert releases.met("zoo-absent>=1") is None
+    assert releases.met("python>3.12.0") is None
+
+
 def test_a_package_that_does_not_fit_is_named_with_what_fits(installed):
     """Both versions, and the command; extras and packages that are not there are none of it."""
     installed("zoo-upstream", "5.0", "zoo-companion<3,>=2", "zoo-absent", "zoo-companion>9; extra == 'more'")

@@ -42,6 +42,15 @@ def retired_by(patch: Patch) -> list[str]:
     return [f"{name}{beyond[operator]}{end}" for name, operator, end in ends if operator in beyond]
 
 
+def met(requirement: str) -> str | None:
+    """Installed version, if the requirement allows it; None if it is another one, or none is installed."""
+    from packaging.requirements import Requirement
+
+    needed = Requirement(requirement)
+    has = version(needed.name)
+    return has if has and needed.specifier.contains(has, prereleases=True) else None
+
+
 def misfits(upstreams: Iterable[str]) -> Iterator[str]:
     """A sentence for each installed package that an upstream declares not to work with."""
     import importlib_metadata

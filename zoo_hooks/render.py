@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zoo_hooks import releases
+
 STYLES = {
     "APPLIED": "green",
     "DRY_RUN": "cyan",
@@ -44,11 +46,17 @@ def status_table(rows: Iterable[Mapping[str, Any]]) -> Table:
                 f"{row['upstream']} {row['version'] or '(not installed)'}",
                 row["status"],
                 row["reason"] + (" (late: imported before zoo-hooks)" if row["late"] else ""),
-                (" or ".join(row["retired_by"]) or "no release yet") if row["status"] in ACTIVE else "",
+                _upgrades(row["retired_by"]) if row["status"] in ACTIVE else "",
             )
             for row in rows
         ),
     )
+
+
+def _upgrades(names: Iterable[str]) -> str:
+    # One that is there already: its package was not loaded yet when the probe looked for it.
+    seen = [f"{name} ({has} is installed)" if (has := releases.met(name)) else name for name in names]
+    return " or ".join(seen) or "no release yet"
 
 
 def text(made: Table, width: int = 120) -> str:

@@ -1,12 +1,21 @@
-"""Kernels that triton compiles, without a GPU, pass the launchers of torch 2.9.1 and of the torch at hand."""
+"""Kernels that triton compiles, without a GPU, pass the launchers of old torch and of the torch at hand.
+
+The old ones are lifted from the wheels that ``ZOO_HOOKS_TEST_TORCH`` names: 2.9.1, and in one cell 2.8.0.
+Those of 2.9.0 are the same to the byte. By hand all of this was also run with 2.8.0 beside triton 3.5.1 and
+3.9.0 and, but for AMD, 3.4.0; and kernels for NVIDIA passed the launchers of 2.10.0.
+"""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import pickle
+import re
+import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import triton  # before torch, so that triton's side alone decides
@@ -16,10 +25,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 import zoo_hooks
+from zoo_hooks import catalogue
 
 PATCH = "triton-compiled-kernel-dims"
 AFFECTED = recorded(PATCH) == "AFFECTED"
-HEURISTICS = "torch/_inductor/runtime/triton_heuristics.py"
+WHEELS = os.environ["ZOO_HOOKS_TEST_TORCH"].split(os.pathsep)
+"""Of old torch; their code in Python is the same for each platform."""
+RUNTIME = "torch/_inductor/runtime"
+RUN = "_run" if hasattr(CompiledKernel, "run") else "run"  # up to triton 3.4 it is no property
 HOPPER, MI300 = GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)
 
 
@@ -37,27 +50,38 @@ def compiled(target=HOPPER, **options):
     source = ASTSource(add_one, signature=SIGNATURE, constexprs={"XBLOCK": 512})
     kernel = triton.compile(source, target=target, options=options)
     assert kernel.kernel
-    kernel.module, kernel._run = object(), print
+    kernel.module = object()
+    setattr(kernel, RUN, print)
     return kernel
 
 
-def old_source():
-    """The module as released with torch 2.9.1, out of a wheel; the code is the same for each platform."""
-    return zipfile.ZipFile(os.environ["ZOO_HOOKS_TEST_TORCH"]).read(HEURISTICS).decode()
+def named(wheel):
+    return re.search(r"torch-[\d.]+", wheel)[0] if isinstance(wheel, str) else None
 
 
-def result(kernel, source=None):
-    """What Inductor makes a launcher with: that of the torch at hand, or the one in a source."""
+@pytest.fixture(params=WHEELS, ids=named)
+def old(request):
+    """A wheel of torch that reads without looking."""
+    return request.param
+
+
+def source_of(wheel, name="triton_heuristics"):
+    with zipfile.ZipFile(wheel) as files:
+        return files.read(f"{RUNTIME}/{name}.py").decode()
+
+
+def result(kernel, wheel=None):
+    """What Inductor makes a launcher with: that of the torch at hand, or the one in a wheel."""
     from torch._inductor.runtime import triton_heuristics
 
     space = dict(vars(triton_heuristics))
-    if source is not None:
-        tree = ast.parse(source)
+    if wheel is not None:
+        tree = ast.parse(source_of(wheel))
         names = ("CompileResult", "TritonCompileResult")
         classes = [one for one in tree.body if isinstance(one, ast.ClassDef) and one.name in names]
         assert len(classes) == 2
         lifted = [*ast.parse("from __future__ import annotations").body, *classes]
-        exec(compile(ast.Module(lifted, []), HEURISTICS, "exec"), space)
+        exec(compile(ast.Module(lifted, []), wheel, "exec"), space)
     config = triton.Config({"XBLOCK": 512}, num_warps=4, num_stages=1)
     meta = {"signature": SIGNATURE, "constants": {"XBLOCK": 512}}
     return space["TritonCompileResult"](kernel, config, meta, {"grid_type": "Grid1D"})
@@ -66,9 +90,12 @@ def result(kernel, source=None):
 def launched(made):
     """The arguments with which a launcher runs its kernel, and what it holds of CTAs."""
     calls = []
-    made.kernel._run = lambda *given: calls.append(given)
+    setattr(made.kernel, RUN, lambda *given: calls.append(given))
     launcher = made.make_launcher()
-    launcher("in", "out", 1000, stream=7)
+    block = inspect.signature(launcher).parameters.get("XBLOCK")
+    # Inductor of torch 2.8 hands these on, from 2.9 the launcher knows them.
+    constants = [512] if block and block.default is block.empty else []
+    launcher("in", "out", 1000, *constants, stream=7)
     # What triton 3.9.0 holds ready for its hooks, also where there are none, is a new object each time.
     given = tuple(getattr(one, "data", one) for one in calls[0])
     return given, launcher.__globals__["cta_args"]
@@ -77,43 +104,44 @@ def launched(made):
 def after_a_worker(made):
     """The same result as the parent process gets it: made again with __new__ and a dictionary."""
     state = made.__getstate__()
-    source, run = state["kernel"].pop("src"), state["kernel"].pop("_run")
-    state["kernel"]["module"] = None
+    source = state["kernel"].pop("src")
+    state["kernel"].pop(RUN)
     other = type(made).__new__(type(made))
     other.__setstate__(pickle.loads(pickle.dumps(state)))
-    other.kernel.src, other.kernel._run, other.kernel.module = source, run, object()
     assert type(other.kernel) is CompiledKernel
+    assert not {"num_ctas", "cluster_dims"} & set(vars(other.kernel))
+    other.kernel.src, other.kernel.module = source, object()
     return other
 
 
 @pytest.mark.parametrize("target", [HOPPER, MI300], ids=["nvidia", "amd"])
 @pytest.mark.parametrize("way", [lambda made: made, after_a_worker], ids=["here", "worker"])
-def test_a_kernel_passes_the_launcher_of_torch_2_9(target, way):
-    """``make_launcher`` of 2.9.1 gives a launcher that hands on what it should, for NVIDIA and AMD."""
-    given, ctas = launched(way(result(compiled(target), old_source())))
+def test_a_kernel_passes_the_launcher_of_old_torch(target, way, old):
+    """Its ``make_launcher`` gives a launcher that hands on what it should, for NVIDIA and AMD."""
+    given, ctas = launched(way(result(compiled(target), old)))
     assert given[:4] == (2, 1, 1, 7)
-    assert given[-4:-1] == ("in", "out", 1000)
+    assert given[-4:] == ("in", "out", 1000, 512)
     assert ctas == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("ctas", [2, 4])
-def test_more_than_one_cta_is_told_truly(ctas):
+def test_more_than_one_cta_is_told_truly(ctas, old):
     """The properties have the values of the kernel's own metadata, also after the worker."""
     kernel = compiled(num_ctas=ctas)
     assert kernel.metadata.num_ctas == ctas
-    for made in (result(kernel, old_source()), after_a_worker(result(kernel, old_source()))):
+    for made in (result(kernel, old), after_a_worker(result(kernel, old))):
         _, seen = launched(made)
-        assert seen[0] == ctas
-        assert not AFFECTED or seen == (ctas, ctas, 1, 1)
+        assert seen == (ctas, ctas, 1, 1)
 
 
-def test_without_the_repair_torch_2_9_cannot_launch(measured):
+@pytest.mark.parametrize("target", [HOPPER, MI300], ids=["nvidia", "amd"])
+def test_without_the_repair_old_torch_cannot_launch(target, measured, old):
     """``AttributeError: 'KernelMetadata' object has no attribute 'cluster_dims'``, and none up to 3.5.1."""
     row = measured(PATCH)
     assert ("has no attribute 'cluster_dims'" in row["without"]) == AFFECTED
     assert row["with"] == "(1, 1, 1, 1)"
     with zoo_hooks.disabled(PATCH):
-        made = result(compiled(), old_source())
+        made = result(compiled(target), old)
         if AFFECTED:
             with pytest.raises(AttributeError, match="cluster_dims"):
                 made.make_launcher()
@@ -130,6 +158,50 @@ def test_only_an_affected_triton_gets_the_properties():
     assert ("cluster_dims" in kernel.metadata._fields) != AFFECTED
 
 
+@pytest.mark.parametrize("backend", ["nvidia", "amd"])
+def test_the_options_of_each_backend_are_asked(backend, monkeypatch):
+    """Where only one is installed, and no torch is loaded, its options decide."""
+    backends = sys.modules["triton.backends"]
+    monkeypatch.setattr(backends, "backends", {backend: backends.backends[backend]})
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with zoo_hooks.disabled(PATCH):
+        verdict = catalogue.get(PATCH).probe(sys.modules["triton.compiler.compiler"])
+        assert verdict.name == ("AFFECTED" if AFFECTED else "FIXED")
+
+
+def statically(kernel, wheel=None):
+    """What Inductor's static launcher, of the torch at hand or of a wheel, takes from a kernel."""
+    space = vars(ModuleType("torch._inductor.runtime.static"))
+    if wheel is None:
+        from torch._inductor.runtime import static_triton_launcher
+
+        space |= vars(static_triton_launcher)
+    else:
+        space["__package__"] = "torch._inductor.runtime"
+        exec(compile(source_of(wheel, "static_cuda_launcher"), wheel, "exec"), space)
+    kernel._cubin_path = "where it is"
+    try:
+        return vars(space["StaticallyLaunchedCudaKernel"](kernel))
+    except NotImplementedError as refusal:
+        return str(refusal)
+
+
+@pytest.mark.parametrize("wheel", [None, *WHEELS], ids=named)
+@pytest.mark.parametrize("ctas", [1, 2])
+def test_the_static_launcher_takes_and_refuses_the_same_kernels(ctas, wheel):
+    """It reads ``num_ctas`` and nothing that is gone; that of 2.8 takes no kernel of triton from 3.5.1."""
+    kernel = compiled(num_ctas=ctas)
+    taken = statically(kernel, wheel)
+    with zoo_hooks.disabled(PATCH):
+        assert taken == statically(kernel, wheel)
+    if wheel and "torch-2.8" in wheel and RUN == "_run":
+        assert taken == "We don't support launch enter or launch exit hooks"
+    elif ctas > 1:
+        assert taken == "Static cuda launcher only supports num_ctas == 1"
+    else:
+        assert taken["num_warps"] == kernel.metadata.num_warps
+
+
 def test_they_change_nothing_for_a_torch_that_looks_first():
     """The launcher of the torch at hand runs a kernel with the same arguments with and without them."""
     from torch._inductor.runtime import triton_heuristics
@@ -137,6 +209,7 @@ def test_they_change_nothing_for_a_torch_that_looks_first():
     assert Path(triton_heuristics.__file__).read_text().count('"cluster_dims"') == 2
     kernel = compiled()
     given, ctas = launched(result(kernel))
+    assert given[:4] == (2, 1, 1, 7)
     code = result(kernel).make_launcher().__code__
     with zoo_hooks.disabled(PATCH):
         without, ctas_without = launched(result(kernel))
@@ -153,13 +226,13 @@ def test_they_change_nothing_for_a_torch_that_looks_first():
         ("import torch._inductor.runtime.triton_heuristics", "NOT_NEEDED"),
         ("import torch; OLD", "APPLIED"),
     ],
-    ids=["torch-never", "torch-first", "inductor-first", "torch-2.9-first"],
+    ids=["torch-never", "torch-first", "inductor-first", "old-torch-first"],
 )
 def test_the_torch_that_is_loaded_decides(before, status, tmp_path):
-    """Where none is, triton does; 2.9.1 is stood in for by a folder that holds its source."""
-    folder = tmp_path / Path(HEURISTICS).relative_to("torch").parent
+    """Where none is, triton does; an old one is stood in for by a folder that holds its source."""
+    folder = tmp_path / Path(RUNTIME).relative_to("torch")
     folder.mkdir(parents=True)
-    (folder / "triton_heuristics.py").write_text(old_source())
+    (folder / "triton_heuristics.py").write_text(source_of(WHEELS[-1]))
     before = before.replace("OLD", f"torch.__path__.insert(0, {str(tmp_path)!r})")
     python(f"""
         {before}

@@ -10,7 +10,8 @@ Cause
 -----
 The function that ``AutogradCompilerInstance.end_capture`` returns runs the compiled graph without taking
 the autograd compiler out of force, so whatever calls ``backward`` in it is captured again. torch 2.6
-takes it out around that call.
+takes it out around that call. The code of 2.4.1 and 2.5.1 was run in the engine of torch 2.13; that of
+2.1.2, 2.2.2 and 2.3.1 was read.
 
 Repair
 ------
@@ -87,7 +88,7 @@ PATCH = Patch(
     module=__name__,
     title="Compiled autograd captures again what its own compiled backward starts",
     targets=("torch._dynamo.compiled_autograd",),
-    affects=("torch<2.6.0",),
+    affects=("torch>=2.1.0,<2.6.0",),
     links=(
         "https://github.com/pytorch/pytorch/issues/135298",
         "https://github.com/pytorch/pytorch/pull/135795",

@@ -3,13 +3,16 @@
 Symptom
 -------
 ``torch.compile`` on a GPU raises ``InductorError: AttributeError: 'KernelMetadata' object has no attribute
-'cluster_dims'``.
+'cluster_dims'``. With torch 2.9 this spares the kernels that its static launcher takes: most of Inductor's
+own for NVIDIA, but neither AMD's nor those that users have written.
 
 Cause
 -----
 triton 3.6.0 dropped ``cluster_dims`` from its backends' options, and so from the metadata of each kernel.
 Inductor's ``make_launcher`` reads it there when the kernel has no ``num_ctas`` itself; from torch 2.10 it
-looks first.
+looks first. Its static launcher reads ``num_ctas`` and nothing that is gone; that of torch 2.8 takes no
+kernel of triton 3.5.1 and later. The launchers of torch 2.8.0 and 2.9.1 were run; those of 2.9.0 are the
+same code.
 
 Repair
 ------
