@@ -13,9 +13,7 @@ class TestGemma3n(WithoutCache):
     name = "gemma3n"
     no_cache = "mlx-vlm-gemma3n-no-cache-shared-kv"
     offset = "mlx-vlm-gemma3n-shared-kv-offset"
-    # 0.4.4 has two bugs more: its layers have no sliding window, and it takes one row only.
-    batches = ledger.version("mlx_vlm") != "0.4.4"
-    length = 12 if batches else 8
+    batches = ledger.version("mlx_vlm") != "0.4.4"  # which takes one row only
 
 
 @pytest.mark.parametrize("how", ["eager", "checkpointed"])
