@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 from conftest import python
 from mlx import nn
+from mlx_shared_kv import trainers
 
 import zoo_hooks
 from zoo_hooks.patches.mlx_lm import _tiny
@@ -99,6 +100,66 @@ def test_the_trainers_loss_is_the_causal_one(model, rows):
         with zoo_hooks.disabled(PATCH):
             print(f"the trainer's loss: {loss():.4f} without, {causal:.4f} with the hooks")
             assert abs(loss() - causal) > 0.005
+
+
+def own_batch(trainer, rows):
+    """A batch of unequal texts, as that trainer makes it; its loss function; which predictions count."""
+    lengths = (LENGTH, 9, 5)[:rows]
+    items = [{"input_ids": _tiny.prompt(LENGTH, 3)[n, :length]} for n, length in enumerate(lengths)]
+    if trainer == "train":
+        batch = next(TRAINER.iterate_batches(items, rows, 64))
+        loss = TRAINER.vision_language_loss_fn
+        kept = batch["attention_mask"][:, :-1]  # also that of the first padding
+    else:
+        runtime = import_module("mlx_vlm.trainer.vlm.sft.runtime")
+        batch = next(iter(runtime.iterate_vlm_batches(items, rows, 64)))
+        loss, kept = runtime.vlm_sft_loss, batch["attention_mask"][:, 1:]
+    assert batch["attention_mask"].sum(axis=1).tolist() == sorted(lengths, reverse=trainer == "train")
+    return batch, loss, kept.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("trainer", trainers())
+def test_a_batch_that_a_trainer_makes_has_the_loss_and_the_gradients_of_its_rows(trainer, rows, checkpointed):
+    """mlx-vlm's own batches, padded to 32, and its own loss: those of each row alone, weighted by tokens."""
+    model, (batch, own, counts) = _tiny.gemma4_with_towers(), own_batch(trainer, rows)
+    if checkpointed:
+        _tiny.checkpoint(model.language_model.model.layers)
+    tokens = batch["input_ids"]
+
+    def theirs(some):
+        found = own(some, {"pixel_values": None, **batch})
+        return found[0] if isinstance(found, tuple) else found
+
+    def alone(some):
+        losses = [
+            nn.losses.cross_entropy(some(tokens[n, None, :count]).logits, tokens[n, None, 1 : count + 1])
+            for n, count in enumerate(counts)
+        ]
+        return mx.concatenate(losses, axis=1).mean()
+
+    causal, expected = nn.value_and_grad(model, alone)(model)
+    expected = {name: one for name, one in flat(expected) if bool(abs(one).max() > 1e-6)}
+
+    def errors():
+        loss, found = nn.value_and_grad(model, theirs)(model)
+        return abs(loss - causal).item(), _tiny.error(expected, dict(flat(found)))
+
+    right = errors()
+    print(f"a batch of {trainer}'s, {rows} rows: loss off by {right[0]:.2g}, gradients by {right[1]:.2g}")
+    assert right[0] < 1e-5
+    assert right[1] < 1e-4
+    if applied():
+        with zoo_hooks.disabled(PATCH):
+            if rows > 1:
+                with pytest.raises(ValueError, match="broadcast"):
+                    errors()
+            else:
+                wrong = errors()
+                print(f"without the hooks: loss off by {wrong[0]:.2g}, gradients by {wrong[1]:.2g}")
+                assert wrong[0] > 0.005
+                assert wrong[1] > 0.1
 
 
 SQUARE = mx.tril(mx.ones((LENGTH, LENGTH), dtype=mx.bool_))
