@@ -32,8 +32,11 @@ WITHIN = 1e-4
 
 
 @functools.cache
-def oracle(family: str, length: int):
-    """Logits, and gradients by their names in MLX, of transformers with eager attention."""
+def oracle(family: str, length: int, padding: tuple[tuple[int, ...], ...] = ()):
+    """Logits, and gradients by their names in MLX, of transformers with eager attention.
+
+    Of one row; where a mask of padding is given, of as many as that has.
+    """
     model = getattr(_tiny, family)()
     config = getattr(_tiny, family.upper()) | {"rope_parameters": _tiny.ROPE}
     config = {
@@ -42,7 +45,8 @@ def oracle(family: str, length: int):
     weights = {key: np.array(value) for key, value in tree_flatten(model.parameters())}
     with tempfile.TemporaryDirectory() as folder:
         given, answer = f"{folder}/given.npz", f"{folder}/answer.npz"
-        tokens = np.array(_tiny.prompt(length))
+        tokens = np.array(_tiny.prompt(length, len(padding) or 1))
+        weights |= {"mask": np.array(padding)} if padding else {}
         np.savez(given, tokens=tokens, model=json.dumps([family, config]), **weights)
         # An interpreter with torch and transformers, which no MLX environment needs; see tox.ini.
         command = [os.environ["ORACLE_PYTHON"], ORACLE, given, answer]

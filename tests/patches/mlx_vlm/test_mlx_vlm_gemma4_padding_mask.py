@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 from conftest import python
 from mlx import nn
-from mlx_shared_kv import trainers
+from mlx_shared_kv import WITHIN, oracle, trainers
 
 import zoo_hooks
 from zoo_hooks.patches.mlx_lm import _tiny
@@ -79,6 +79,28 @@ def test_a_padded_batch_is_each_row_alone(model, side, length):
     if applied():
         with zoo_hooks.disabled(PATCH), pytest.raises(ValueError, match="broadcast"):
             mx.eval(model(tokens, None, mask.astype(mx.int32)).logits)
+
+
+def test_logits_of_padded_rows_are_the_oracles():
+    """Those of transformers in eager attention, with the same weights and mask: within 1e-4, either side."""
+    model = _tiny.gemma4_with_towers()
+    _tiny.filled(model.language_model)  # whose weights go by their names
+    right = tuple((1,) * n + (0,) * (LENGTH - n) for n in (LENGTH, 9, 5))
+    left = tuple((0,) * (LENGTH - n) + (1,) * n for n in (LENGTH, 9, 5))
+    expected, _ = oracle("gemma4", LENGTH, right + left)
+    mask = mx.array(right + left)
+    gaps = abs(model(_tiny.prompt(LENGTH, 6), None, mask).logits - expected).max(axis=-1) * mask
+    found = [gaps[:3].max().item(), gaps[3:].max().item()]
+    print(f"logits of three padded rows against transformers', padded right, left: {found}")
+    assert found[0] < WITHIN
+    assert (found[1] < WITHIN) == applied()  # a release that leaves the mask out attends to padding
+    single = abs(model(_tiny.prompt(LENGTH), None, mask[:1]).logits - expected[:1]).max().item()
+    assert single < WITHIN
+    if applied():
+        with zoo_hooks.disabled(PATCH):
+            wrong = abs(model(_tiny.prompt(LENGTH), None, mask[:1]).logits - expected[:1]).max().item()
+        print(f"logits of one row against transformers': {wrong:.2g} without, {single:.2g} with the hooks")
+        assert wrong > 1
 
 
 @pytest.mark.parametrize("rows", [1, 2])
