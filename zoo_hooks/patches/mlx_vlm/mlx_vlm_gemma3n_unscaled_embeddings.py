@@ -3,8 +3,8 @@
 Symptom
 -------
 A prompt's logits are wrong without any error, with a cache or without, whether there are images or not: off
-by 1.6 on a scale of 3 in the random model of the canary. Text that is generated builds on a prompt that was
-read so. The language model called alone is right.
+by 1.9 on a scale of 3 in the random model of the canary. Text that is generated builds on a prompt that was
+read so. The language model called alone does not have this bug.
 
 Cause
 -----
