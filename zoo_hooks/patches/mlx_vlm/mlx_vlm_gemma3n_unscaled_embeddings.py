@@ -38,8 +38,8 @@ class _View:
     """An object with some attributes of its own."""
 
     def __init__(self, seen: Any, **own: Any) -> None:
+        self.__dict__ = own
         self._seen = seen
-        vars(self).update(own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._seen, name)
