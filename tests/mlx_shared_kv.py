@@ -32,8 +32,11 @@ WITHIN = 1e-4
 
 
 @functools.cache
-def oracle(family: str, length: int):
-    """Logits, and gradients by their names in MLX, of transformers with eager attention."""
+def oracle(family: str, length: int, padding: tuple[tuple[int, ...], ...] = ()):
+    """Logits, and gradients by their names in MLX, of transformers with eager attention.
+
+    Of one row; where a mask of padding is given, of as many as that has.
+    """
     model = getattr(_tiny, family)()
     config = getattr(_tiny, family.upper()) | {"rope_parameters": _tiny.ROPE}
     config = {
@@ -42,7 +45,8 @@ def oracle(family: str, length: int):
     weights = {key: np.array(value) for key, value in tree_flatten(model.parameters())}
     with tempfile.TemporaryDirectory() as folder:
         given, answer = f"{folder}/given.npz", f"{folder}/answer.npz"
-        tokens = np.array(_tiny.prompt(length))
+        tokens = np.array(_tiny.prompt(length, len(padding) or 1))
+        weights |= {"mask": np.array(padding)} if padding else {}
         np.savez(given, tokens=tokens, model=json.dumps([family, config]), **weights)
         # An interpreter with torch and transformers, which no MLX environment needs; see tox.ini.
         command = [os.environ["ORACLE_PYTHON"], ORACLE, given, answer]
@@ -378,11 +382,20 @@ def digests():
     return {name: [side[2 * n : 2 * n + 2] for side in sides] for n, name in enumerate(names)}
 
 
-def trained(name, how, **variables):
-    """Errors of the gradients of three steps of mlx-vlm's own trainer, in a child."""
+def trainers():
+    """Those of mlx-vlm's that this release has: a function, and from 0.7 on a class."""
+    module = import_module("mlx_vlm.trainer")
+    return ["train", *(["Trainer"] if hasattr(module, "VLMTrainingArgs") else [])]
+
+
+def trained(name, how, trainer, **variables):
+    """Errors of the gradients of three steps of mlx-vlm's own trainer, in a child; infinite if it raises."""
     script = Path(__file__).parent / "patches" / "mlx_vlm" / "trainer.py"
-    command = [sys.executable, script, name, how]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
+    command = [sys.executable, script, name, how, trainer]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | variables)
+    if "ValueError: [broadcast_shapes]" in run.stderr:  # a mask of two rows or more
+        return [float("inf")]
+    assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])["errors"]
 
 

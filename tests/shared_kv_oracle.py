@@ -2,7 +2,8 @@
 
 The oracle of the tests of MLX models. It runs in an environment that has torch, without hooks and
 with eager attention. INPUT holds the weights of one model by their names in MLX, its config as JSON
-and the tokens; OUTPUT gets the logits and the gradients of the projections that make K and V.
+and the tokens, perhaps with a mask of padding; OUTPUT gets the logits and the gradients of the
+projections that make K and V.
 """
 
 import json
@@ -17,6 +18,7 @@ def main(source: str, target: str) -> None:
     """Write the truth about one model."""
     given = dict(np.load(source))
     tokens = torch.from_numpy(given.pop("tokens")).long()
+    mask = torch.from_numpy(given.pop("mask")) if "mask" in given else None
     family, config = json.loads(str(given.pop("model")))
     kind, shape = {
         "gemma4": (transformers.Gemma4ForCausalLM, transformers.Gemma4TextConfig),
@@ -33,7 +35,7 @@ def main(source: str, target: str) -> None:
     left = [name for name in missing if name != "lm_head.weight" and name in dict(model.named_parameters())]
     if left or unexpected:
         raise SystemExit(f"weights that only transformers has: {left}; that only MLX has: {unexpected}")
-    logits = model(input_ids=tokens).logits
+    logits = model(input_ids=tokens, attention_mask=mask).logits
     torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
     gradients = {
         name: parameter.grad.numpy()

@@ -29,6 +29,7 @@ TARGETS = frozenset(
         "datasets.config",
         "dill._dill",
         "mlx_lm.models.gemma3n",
+        "mlx_vlm.models.gemma3n.gemma3n",
         "mlx_vlm.models.gemma3n.language",
         "mlx_vlm.models.gemma4.gemma4",
         "mlx_vlm.models.gemma4.language",

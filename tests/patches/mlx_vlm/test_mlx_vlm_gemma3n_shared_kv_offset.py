@@ -11,6 +11,4 @@ class TestGemma3n(WithCache):
     name = "gemma3n"
     no_cache = "mlx-vlm-gemma3n-no-cache-shared-kv"
     offset = "mlx-vlm-gemma3n-shared-kv-offset"
-    # 0.4.4 has two bugs more: its layers have no sliding window, and it takes one row only.
-    batches = releases.version("mlx_vlm") != "0.4.4"
-    length = 12 if batches else 8
+    batches = releases.version("mlx_vlm") != "0.4.4"  # which takes one row only

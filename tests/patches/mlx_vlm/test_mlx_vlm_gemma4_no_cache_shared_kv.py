@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import recorded
-from mlx_shared_kv import WithoutCache, trained
+from mlx_shared_kv import WithoutCache, trained, trainers
 
 
 class TestGemma4(WithoutCache):
@@ -14,11 +14,12 @@ class TestGemma4(WithoutCache):
 
 
 @pytest.mark.parametrize("how", ["eager", "checkpointed"])
-def test_lora_in_mlx_vlms_own_trainer_has_the_gradients_of_eager_mode(how):
+@pytest.mark.parametrize("trainer", trainers())
+def test_lora_in_mlx_vlms_own_trainer_has_the_gradients_of_eager_mode(how, trainer):
     """Each of three steps, within 1e-4; without the hooks they are off by more than the gradients."""
-    right = trained("gemma4", how)
-    wrong = trained("gemma4", how, ZOO_HOOKS="0")
-    print(f"gemma4, LoRA, {how}: {max(wrong):.2g} without, {max(right):.2g} with the hooks")
+    right = trained("gemma4", how, trainer)
+    wrong = trained("gemma4", how, trainer, ZOO_HOOKS="0")
+    print(f"gemma4, LoRA, {trainer}, {how}: {max(wrong):.2g} without, {max(right):.2g} with the hooks")
     assert max(right) < 1e-4
     assert (min(wrong) > 1) == (
         any(recorded(patch) == "AFFECTED" for patch in (TestGemma4.no_cache, "mlx-vlm-gemma4-padding-mask"))

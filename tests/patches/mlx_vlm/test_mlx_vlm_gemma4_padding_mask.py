@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 from conftest import python
 from mlx import nn
+from mlx_shared_kv import WITHIN, oracle, trainers
 
 import zoo_hooks
 from zoo_hooks.patches.mlx_lm import _tiny
@@ -80,6 +81,28 @@ def test_a_padded_batch_is_each_row_alone(model, side, length):
             mx.eval(model(tokens, None, mask.astype(mx.int32)).logits)
 
 
+def test_logits_of_padded_rows_are_the_oracles():
+    """Those of transformers in eager attention, with the same weights and mask: within 1e-4, either side."""
+    model = _tiny.gemma4_with_towers()
+    _tiny.filled(model.language_model)  # whose weights go by their names
+    right = tuple((1,) * n + (0,) * (LENGTH - n) for n in (LENGTH, 9, 5))
+    left = tuple((0,) * (LENGTH - n) + (1,) * n for n in (LENGTH, 9, 5))
+    expected, _ = oracle("gemma4", LENGTH, right + left)
+    mask = mx.array(right + left)
+    gaps = abs(model(_tiny.prompt(LENGTH, 6), None, mask).logits - expected).max(axis=-1) * mask
+    found = [gaps[:3].max().item(), gaps[3:].max().item()]
+    print(f"logits of three padded rows against transformers', padded right, left: {found}")
+    assert found[0] < WITHIN
+    assert (found[1] < WITHIN) == applied()  # a release that leaves the mask out attends to padding
+    single = abs(model(_tiny.prompt(LENGTH), None, mask[:1]).logits - expected[:1]).max().item()
+    assert single < WITHIN
+    if applied():
+        with zoo_hooks.disabled(PATCH):
+            wrong = abs(model(_tiny.prompt(LENGTH), None, mask[:1]).logits - expected[:1]).max().item()
+        print(f"logits of one row against transformers': {wrong:.2g} without, {single:.2g} with the hooks")
+        assert wrong > 1
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_trainers_loss_is_the_causal_one(model, rows):
     """mlx-vlm's own loss function, of one text and of two of which one is padded."""
@@ -99,6 +122,66 @@ def test_the_trainers_loss_is_the_causal_one(model, rows):
         with zoo_hooks.disabled(PATCH):
             print(f"the trainer's loss: {loss():.4f} without, {causal:.4f} with the hooks")
             assert abs(loss() - causal) > 0.005
+
+
+def own_batch(trainer, rows):
+    """A batch of unequal texts, as that trainer makes it; its loss function; which predictions count."""
+    lengths = (LENGTH, 9, 5)[:rows]
+    items = [{"input_ids": _tiny.prompt(LENGTH, 3)[n, :length]} for n, length in enumerate(lengths)]
+    if trainer == "train":
+        batch = next(TRAINER.iterate_batches(items, rows, 64))
+        loss = TRAINER.vision_language_loss_fn
+        kept = batch["attention_mask"][:, :-1]  # also that of the first padding
+    else:
+        runtime = import_module("mlx_vlm.trainer.vlm.sft.runtime")
+        batch = next(iter(runtime.iterate_vlm_batches(items, rows, 64)))
+        loss, kept = runtime.vlm_sft_loss, batch["attention_mask"][:, 1:]
+    assert batch["attention_mask"].sum(axis=1).tolist() == sorted(lengths, reverse=trainer == "train")
+    return batch, loss, kept.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("trainer", trainers())
+def test_a_batch_that_a_trainer_makes_has_the_loss_and_the_gradients_of_its_rows(trainer, rows, checkpointed):
+    """mlx-vlm's own batches, padded to 32, and its own loss: those of each row alone, weighted by tokens."""
+    model, (batch, own, counts) = _tiny.gemma4_with_towers(), own_batch(trainer, rows)
+    if checkpointed:
+        _tiny.checkpoint(model.language_model.model.layers)
+    tokens = batch["input_ids"]
+
+    def theirs(some):
+        found = own(some, {"pixel_values": None, **batch})
+        return found[0] if isinstance(found, tuple) else found
+
+    def alone(some):
+        losses = [
+            nn.losses.cross_entropy(some(tokens[n, None, :count]).logits, tokens[n, None, 1 : count + 1])
+            for n, count in enumerate(counts)
+        ]
+        return mx.concatenate(losses, axis=1).mean()
+
+    causal, expected = nn.value_and_grad(model, alone)(model)
+    expected = {name: one for name, one in flat(expected) if bool(abs(one).max() > 1e-6)}
+
+    def errors():
+        loss, found = nn.value_and_grad(model, theirs)(model)
+        return abs(loss - causal).item(), _tiny.error(expected, dict(flat(found)))
+
+    right = errors()
+    print(f"a batch of {trainer}'s, {rows} rows: loss off by {right[0]:.2g}, gradients by {right[1]:.2g}")
+    assert right[0] < 1e-5
+    assert right[1] < 1e-4
+    if applied():
+        with zoo_hooks.disabled(PATCH):
+            if rows > 1:
+                with pytest.raises(ValueError, match="broadcast"):
+                    errors()
+            else:
+                wrong = errors()
+                print(f"without the hooks: loss off by {wrong[0]:.2g}, gradients by {wrong[1]:.2g}")
+                assert wrong[0] > 0.005
+                assert wrong[1] > 0.1
 
 
 SQUARE = mx.tril(mx.ones((LENGTH, LENGTH), dtype=mx.bool_))

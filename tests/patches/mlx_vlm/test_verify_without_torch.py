@@ -22,7 +22,7 @@ def test_verify_ends_well_and_says_what_is_recorded():
     )
     rows = {row["id"]: row["result"] for row in json.loads(run.stdout)["patches"]}
     mlx = {patch: result for patch, result in rows.items() if patch.startswith("mlx-")}
-    assert len(mlx) == 7
+    assert len(mlx) == 9
     assert mlx == {patch: RESULTS[recorded(patch)] for patch in mlx}
     assert [patch for patch, result in rows.items() if result.isupper()] == []
     assert rows["causal-conv1d-broken"] == "cannot run here: no module named torch"

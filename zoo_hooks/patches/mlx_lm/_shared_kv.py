@@ -35,7 +35,7 @@ class Code:
         seen: set[FunctionType] = set()
         while isinstance(function, FunctionType) and "__wrapped__" in vars(function) and function not in seen:
             seen.add(function)
-            if function.__globals__ is globals():
+            if str(function.__globals__.get("__name__")).startswith("zoo_hooks.patches."):
                 self.ours.add(function.__code__.co_name)
             else:
                 self.foreign = True

@@ -71,6 +71,24 @@ def gemma3n(**config: Any) -> Any:
     return filled(import_module("mlx_vlm.models.gemma3n.language").LanguageModel(family.TextConfig(**shape)))
 
 
+def gemma3n_with_towers(**config: Any) -> Any:
+    """mlx-vlm's Gemma-3n whose towers, which are large, have no weights until they are used."""
+    family = import_module("mlx_vlm.models.gemma3n")
+    text = {**GEMMA3N, "model_type": "gemma3n_text", "intermediate_size": [64] * 6, **config}
+    shape = family.ModelConfig(
+        text_config=family.TextConfig(**text),
+        vision_config=family.VisionConfig(vocab_size=4, vocab_offset=88),
+        audio_config=family.AudioConfig(vocab_size=4, vocab_offset=92),
+        model_type="gemma3n",
+        vocab_size=96,
+        image_token_id=90,
+        audio_token_id=94,
+    )
+    model = family.Model(shape)
+    filled(model.language_model)
+    return model
+
+
 def mlx_lm_gemma3n(**config: Any) -> Any:
     """The language model of mlx-lm's Gemma-3n, of six layers, of which the last three share K/V."""
     family = import_module("mlx_lm.models.gemma3n")

@@ -1,0 +1,119 @@
+"""Gemma-3n in mlx-vlm 0.4.4 has no sliding window.
+
+Symptom
+-------
+Logits of texts that are longer than ``sliding_window`` are wrong without any error, in training and for a
+prompt in generation: off by 2.5 in the random model of the canary, whose window is 8 and whose text has 12
+tokens.
+
+Cause
+-----
+The layers with a window get the mask of those without one. Their caches drop what is older than the window,
+which is why one token at a time is right.
+
+Repair
+------
+The list of caches that a language model hands on makes the mask of the layers with a window, which leaves out
+what is older. Masks that a caller gives, texts that fit into the window, caches of batches and layers without
+a window are as they were; so are calls of ``Gemma3Model`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.mlx_vlm import _shared_kv, _tiny
+
+_CACHE = 3  # among the arguments after self
+
+
+class _Caches(list[Any]):
+    """Caches, or Nones, of which those of the sliding layers make a mask with a window."""
+
+    def __init__(self, caches: list[Any], first: int, window: int) -> None:
+        super().__init__(caches)
+        self._first = first
+        self._window = window
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return _Sliding(found[0], self._window) if key == slice(self._first, None) else found
+
+
+class _Sliding:
+    """Stands in for the caches of which a mask is made."""
+
+    def __init__(self, cache: Any, window: int) -> None:
+        self._cache = cache
+        self._window = window
+
+    def make_mask(self, new: int, **_: Any) -> Any:
+        """The mask for ``new`` tokens, where the cache keeps the last of those before."""
+        import mlx.core as mx
+
+        old = getattr(self._cache, "offset", 0)
+        of_batch = not isinstance(old, int)
+        if not of_batch:
+            old = min(old, getattr(self._cache, "max_size", old + 1) - 1)
+        if new == 1 or of_batch or old + new <= self._window:
+            return "causal" if new > 1 else None
+        queries, keys = mx.arange(old, old + new)[:, None], mx.arange(old + new)
+        return (keys <= queries) & (queries < keys + self._window)
+
+
+def probe(module: ModuleType) -> Verdict:
+    model = _shared_kv.Code(getattr(module, "Gemma3Model", None))
+    outer = _shared_kv.Code(getattr(module, "LanguageModel", None))
+    if "sliding_window" in model.names or "windowed" in outer.ours:
+        return Verdict.FIXED
+    known = {"create_attention_mask", "first_sliding_idx", "first_full_idx"} <= {*model.names}
+    return Verdict.AFFECTED if known and "cache" in outer.parameters else Verdict.UNKNOWN
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def windowed(self: Any, *args: Any, **kwargs: Any) -> Any:
+            caches = args[_CACHE] if len(args) > _CACHE else kwargs.get("cache")
+            model = self.model
+            caches = [None] * len(model.layers) if caches is None else caches
+            caches = _Caches(caches, model.first_sliding_idx, model.config.sliding_window)
+            if len(args) > _CACHE:
+                return original(self, *args[:_CACHE], caches, *args[_CACHE + 1 :], **kwargs)
+            return original(self, *args, **kwargs | {"cache": caches})
+
+        return windowed
+
+    changes.wrap(module.LanguageModel, "__call__", make)
+
+
+def canary() -> Figure:
+    import mlx.core as mx
+
+    model, tokens = _tiny.gemma3n(num_kv_shared_layers=0), _tiny.prompt()
+    cache = model.make_cache()  # which drops old keys by itself after each token
+    steps = [_tiny.logits(model, tokens[:, at : at + 1], cache) for at in range(tokens.shape[1])]
+    expected = mx.concatenate(steps, axis=1)
+    found = [_tiny.logits(model, tokens, cache) for cache in (None, model.make_cache())]
+    gaps = [abs(one - expected).max().item() for one in found]
+    return Figure(", ".join(f"{gap:.3g}" for gap in gaps), healthy=max(gaps) < _tiny.SMALL)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-3n in mlx-vlm has no sliding window, so that longer texts are wrong",
+    targets=("mlx_vlm.models.gemma3n.language",),
+    affects=("mlx-vlm>=0.4.3,<0.5.0",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/pull/1030",
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma3n/language.py",
+    ),
+    measures="errors of logits beyond the window: without a cache, of a prompt (right: below 1e-4)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,  # after the repair it would see the wrapper by its name
+)

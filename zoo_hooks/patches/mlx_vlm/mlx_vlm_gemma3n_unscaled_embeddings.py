@@ -1,0 +1,124 @@
+"""Gemma-3n in mlx-vlm begins with embeddings of tokens that are not scaled.
+
+Symptom
+-------
+A prompt's logits are wrong without any error, with a cache or without, whether there are images or not: off
+by 1.9 on a scale of 3 in the random model of the canary. Text that is generated builds on a prompt that was
+read so. The language model called alone does not have this bug.
+
+Cause
+-----
+The embeddings of tokens have to be multiplied by the square root of their size. Pull request 397 moved that
+from the table to the language model, which does it to tokens. ``Model.get_input_embeddings``, from which
+``Model.__call__`` and generation have a prompt's embeddings, still takes them from the table, and the
+language model takes embeddings as they come.
+
+No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
+
+Repair
+------
+``Model.get_input_embeddings`` sees a table whose embeddings are scaled. Those of images and audio, which are
+put among them and have another scale, are as they were, and so are embeddings that a caller gives.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.mlx_vlm import _tiny
+
+
+class _View:
+    """An object with some attributes of its own."""
+
+    def __init__(self, seen: Any, **own: Any) -> None:
+        self.__dict__ = own
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._seen, name)
+
+
+class _Scaled(_View):
+    """A table of embeddings, multiplied by ``_scale``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._seen(*args, **kwargs) * self._scale
+
+
+class _Reached(Exception):
+    """The probe has seen what it wants."""
+
+
+def probe(module: ModuleType) -> Verdict:
+    import mlx.core as mx
+
+    language = sys.modules.get(getattr(getattr(module, "LanguageModel", None), "__module__", ""))
+    whole: Any = getattr(module, "Model", None)
+    inner: Any = getattr(language, "Gemma3Model", None)
+    if not all(isinstance(kind, type) for kind in (whole, inner)):
+        return Verdict.UNKNOWN
+    seen: list[Any] = []
+
+    def project(embeddings: Any, _: Any) -> None:
+        seen.append(embeddings)
+        raise _Reached
+
+    text = SimpleNamespace(hidden_size=4)
+    backbone = SimpleNamespace(
+        hidden_size=4,
+        config=text,
+        embed_tokens=lambda _: 1.0,
+        get_per_layer_inputs=lambda _: None,
+        project_per_layer_inputs=project,
+    )
+    config = SimpleNamespace(text_config=text)
+    language_model = SimpleNamespace(model=backbone, config=text)
+    model = SimpleNamespace(language_model=language_model, config=config, vocab_size_per_layer_input=2)
+    features = whole.get_input_embeddings(model, mx.array([[1]]))
+    with suppress(_Reached):
+        inner.__call__(backbone, None, features.inputs_embeds)
+    scale = float(seen[0]) if seen else 0.0
+    return {1.0: Verdict.AFFECTED, 2.0: Verdict.FIXED}.get(scale, Verdict.UNKNOWN)
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
+            language_model = self.language_model
+            backbone = language_model.model
+            table = _Scaled(backbone.embed_tokens, _scale=backbone.hidden_size**0.5)
+            language_model = _View(language_model, model=_View(backbone, embed_tokens=table))
+            return original(_View(self, language_model=language_model), *args, **kwargs)
+
+        return scaled
+
+    changes.wrap(module.Model, "get_input_embeddings", make)
+
+
+def canary() -> Figure:
+    model, tokens = _tiny.gemma3n_with_towers(), _tiny.prompt(8)
+    gap = abs(model(tokens, None).logits - model.language_model(tokens).logits).max().item()
+    return Figure(f"{gap:.3g}", healthy=gap < _tiny.SMALL)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Gemma-3n in mlx-vlm does not scale the embeddings of a prompt's tokens",
+    targets=("mlx_vlm.models.gemma3n.gemma3n",),
+    affects=("mlx-vlm>=0.4.3",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/gemma3n.py",
+        "https://github.com/Blaizzy/mlx-vlm/pull/397",
+    ),
+    measures="how far a text's logits are from those of the language model alone (right: below 1e-4)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
