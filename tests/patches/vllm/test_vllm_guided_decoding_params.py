@@ -127,8 +127,9 @@ def test_a_tool_that_gives_the_name_back_second_is_not_fought(monkeypatch):
     """One that looks finds ours; what one that does not look puts there stays."""
     ours = getattr(sampling_params, OLD)
     assert ours(regex="a+").regex == "a+"
-    monkeypatch.setattr(sampling_params, OLD, getattr(sampling_params, NEW))
+    theirs = type(OLD, (getattr(sampling_params, NEW),), {})
+    monkeypatch.setattr(sampling_params, OLD, theirs)
     with pytest.raises(CannotRevert):
         zoo_hooks.revert(PATCH)
-    assert getattr(sampling_params, OLD) is getattr(sampling_params, NEW)
+    assert getattr(sampling_params, OLD) is theirs
     assert zoo_hooks.report()[PATCH].status.name == "APPLIED"
