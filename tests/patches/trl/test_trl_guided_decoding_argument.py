@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 import inspect
-import multiprocessing
 import pickle
-import threading
+import textwrap
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from types import SimpleNamespace
 
+import guiding
 import pytest
-from conftest import exists, recorded
+from conftest import python, recorded
+from guiding import LIMIT, METHODS, OLD, PATCHES, REGEXES, SERVE, step
 
 import zoo_hooks
-from zoo_hooks import catalogue, survey
+from zoo_hooks import catalogue
+from zoo_hooks.changes import CannotRevert
 
 vllm = pytest.importorskip("vllm", reason="vllm is not part of this environment")
 import msgspec  # noqa: E402 - comes with vllm
@@ -25,48 +22,16 @@ import msgspec  # noqa: E402 - comes with vllm
 PATCH = "trl-guided-decoding-argument"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED"}
-SERVE = "trl.scripts.vllm_serve"
-PLACE = Path(find_spec("trl").submodule_search_locations[0])
-GUIDING = [  # as TRL's source has them, so that none is missed that the patch does not know
-    ".".join(file.relative_to(PLACE.parent).with_suffix("").parts)
-    for file in sorted(PLACE.rglob("*.py"))
-    if "GuidedDecodingParams" in file.read_text("utf-8")
-]
-assert {SERVE, "trl.trainer.grpo_trainer"} <= set(GUIDING)
+TRAINER = "trl.trainer.grpo_trainer"
+GUIDING = guiding.modules()
+MAKERS = [name for name in GUIDING if name != SERVE]
+assert SERVE in GUIDING
+assert MAKERS
 
-TRAINER = inspect.getsource(import_module("trl.trainer.grpo_trainer"))
-if exists("trl.trainer.rloo_trainer"):
-    TRAINER += inspect.getsource(import_module("trl.trainer.rloo_trainer"))
-SERVING = (PLACE / "scripts" / "vllm_serve.py").read_text("utf-8")
-LIMIT = "truncate_prompt_tokens"
-METHODS = {"generate": "prompts", "chat": "messages"}
-
-
-def step(name, regex, **more):
-    """The statements of that module that make its sampling parameters, run as they stand there."""
-    module = import_module(name)
-    arguments = SimpleNamespace(
-        generation_kwargs=more or None, generation_config={}, max_completion_length=8, max_new_tokens=8,
-        vllm_guided_decoding_regex=regex,
-    )  # fmt: skip
-    given = {"repetition_penalty": 1.0, "temperature": 0.9, "top_p": 1.0, "top_k": 1, "min_p": 0.0}
-    trainer = SimpleNamespace(
-        guided_decoding_regex=regex, structured_outputs_regex=regex, vllm_guided_decoding_regex=regex,
-        max_completion_length=8, max_prompt_length=16, args=arguments, **given,
-    )  # fmt: skip
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        for body in (getattr(node, part, None) for part in ("body", "orelse")):
-            for end, statement in enumerate(body if isinstance(body, list) else ()):
-                made = isinstance(statement, ast.Assign) and ast.unparse(statement.value)
-                if made and made.startswith("SamplingParams("):
-                    here = [*map(ast.unparse, body[:end])]
-                    begin = next(n for n, text in enumerate(here) if "_regex" in text)
-                    space = vars(module) | {"self": trainer, "trainer": trainer}
-                    space |= given | {"logprobs": True, "overrides": None, "args": arguments}
-                    space |= {"max_completion_length": 8}
-                    exec("\n".join([*here[begin:], f"made = {made}"]), space)
-                    return space["made"]
-    raise LookupError(name)
+SOURCE = "".join(guiding.source(name) for name in MAKERS if ".trainer." in name)
+SERVING = guiding.source(SERVE)
+# TRL 0.27 and later still hand vLLM 0.17 and later the length there, by themselves
+LENGTH_REFUSED = not AFFECTED and LIMIT in SERVING and not hasattr(vllm.SamplingParams, LIMIT)
 
 
 def constraint(made):
@@ -75,43 +40,56 @@ def constraint(made):
 
 @pytest.mark.parametrize("name", GUIDING)
 def test_every_module_of_trl_that_guides_imports(name):
-    """What they bind makes a constraint with the pattern, and the patch knows them all."""
+    """What they bind makes a constraint with the pattern, and the patch knows them where they need it."""
     module = import_module(name)
-    made = getattr(module, "GuidedDecodingParams", None) or module.StructuredOutputsParams
+    made = getattr(module, OLD, None) or module.StructuredOutputsParams
     assert made(regex="a+").regex == "a+"
-    assert name in catalogue.get(PATCH).targets
+    assert name in catalogue.get(PATCH).targets or not AFFECTED
 
 
-@pytest.mark.parametrize(
-    "patch",
-    [PATCH, "vllm-guided-decoding-params", "trl-vllm-open-port-import", "trl-vllm-tokenizer-import"],
-)
+@pytest.mark.parametrize("patch", PATCHES)
 def test_this_process_has_the_recorded_verdict(patch):
     """Of each patch between the two, whatever the pair of releases."""
-    import_module("trl.trainer.grpo_trainer")
-    import_module("trl.scripts.vllm_serve")
+    import_module(TRAINER)
+    import_module(SERVE)
     assert zoo_hooks.report()[patch].status.name == STATUS[recorded(patch)]
 
 
-def test_without_the_repair_the_argument_is_refused():
-    """With the old name imported, vLLM's own class still refuses the argument."""
-    (row,) = survey.verify([catalogue.get(PATCH)])
-    assert row["with"] == "a+"
-    assert (row["result"] == "repaired") == AFFECTED
-    grpo = import_module("trl.trainer.grpo_trainer")
+def test_without_the_repair_each_call_with_the_argument_is_refused():
+    """TypeError wherever TRL makes parameters, though the old name was put back by hand; none with hooks.
+
+    Where nothing guides, Online DPO and openenv do not name the argument.
+    """
+    without, with_hooks = guiding.without_hooks(), guiding.with_hooks()
+    assert ("Error" in str(without["figures"][PATCH])) == AFFECTED
+    assert with_hooks["figures"][PATCH] == "a+"
+    calls = without["made"] | without["served"]
+    assert len(calls) >= 2 * len(GUIDING)
+    if not AFFECTED:
+        assert calls == with_hooks["made"] | with_hooks["served"]
+        return
+    refused = {call for call, made in calls.items() if "TypeError: Unexpected keyword argument" in str(made)}
+    silent = {f"{name} None" for name in MAKERS if "online_dpo" in name or "openenv" in name}
+    assert refused == calls.keys() - silent
+    assert "Error" not in str(with_hooks["made"] | with_hooks["served"])
+
+
+def test_switched_off_the_modules_have_vllms_own_class():
+    """And its TypeError again; on the other pairs there was nothing else."""
+    grpo = import_module(MAKERS[-1])
     with zoo_hooks.disabled(PATCH):
         if AFFECTED:
-            with pytest.raises(TypeError, match="guided_decoding"):
-                step("trl.trainer.grpo_trainer", None)
+            with pytest.raises(TypeError, match=f"guided_decoding|{LIMIT}"):
+                step(grpo, "a+")
         assert grpo.SamplingParams is vllm.SamplingParams
     assert (grpo.SamplingParams is vllm.SamplingParams) != AFFECTED
 
 
-@pytest.mark.parametrize("name", [name for name in GUIDING if name != SERVE])
-@pytest.mark.parametrize("regex", [None, "[ab]+"])
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("regex", REGEXES)
 def test_a_generation_step_makes_the_right_parameters(name, regex):
     """Type, values, isinstance, pickle and msgspec are those of vLLM's own class."""
-    made = step(name, regex)
+    made = step(import_module(name), regex)
     assert type(made) is vllm.SamplingParams
     assert isinstance(made, import_module(name).SamplingParams)
     assert (constraint(made) and constraint(made).regex) == regex
@@ -131,74 +109,19 @@ def assert_it_can_be_sent(made):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """vLLM's class without an engine; what its two methods are called with, by the names that they have."""
-    seen = []
-
-    def stub(method):
-        real = getattr(vllm.LLM, method)
-
-        @functools.wraps(real)
-        def call(*args, **kwargs):
-            given = inspect.signature(real).bind(*args, **kwargs).arguments
-            seen.append(given)
-            one = SimpleNamespace(token_ids=[2], logprobs=[{2: SimpleNamespace(logprob=-0.5)}])
-            answer = SimpleNamespace(prompt_token_ids=[1], outputs=[one], prompt_logprobs=None)
-            return [answer] * len(given.get("prompts") or given["messages"])
-
-        monkeypatch.setattr(vllm.LLM, method, call)
-
-    for method in METHODS:
-        stub(method)
-    monkeypatch.setattr(vllm.LLM, "__init__", lambda *_, **__: None)
-    return seen
+    """What the methods of a vLLM without an engine are called with."""
+    return guiding.recorded_calls(monkeypatch)
 
 
-def answered(monkeypatch, path, request):
-    """What ``trl vllm-serve`` answers: its own main, a thread for its worker and a client for its server."""
-    from starlette.testclient import TestClient
-
-    serve = import_module(SERVE)
-    ends, answers = [], []
-
-    class Worker(threading.Thread):
-        def __init__(self, target, args):
-            super().__init__(target=target, args=args, daemon=True)
-            self.end = args[-1]
-
-        def run(self):
-            with self.end:  # whoever waits for an answer sees that the worker is gone
-                super().run()
-
-    def pipe():
-        ends.extend(multiprocessing.Pipe())
-        return ends
-
-    def run(app, **_):
-        with TestClient(app) as client:
-            answers.append(client.post(path, json=request))
-            ends[0].send({"type": "shutdown"})
-
-    for name in ("", "_LOCAL"):
-        monkeypatch.setenv(f"VLLM_DP_RANK{name}", "0")  # the worker sets them; so they are put back
-    monkeypatch.setenv("VLLM_DP_SIZE", "1")
-    monkeypatch.setenv("VLLM_DP_MASTER_PORT", "0")
-    monkeypatch.setattr(serve, "Process", Worker)
-    monkeypatch.setattr(serve, "Pipe", pipe)
-    monkeypatch.setattr(serve.uvicorn, "run", run)
-    serve.main(serve.ScriptArguments(model="any"))
-    assert answers[0].status_code == 200, answers[0].text
-    return answers[0].json()
-
-
-@pytest.mark.parametrize("method", [method for method in METHODS if f'"/{method}/"' in SERVING])
-@pytest.mark.parametrize("regex", [None, "[ab]+"])
+@pytest.mark.skipif(
+    LENGTH_REFUSED, reason="this release of trl vllm-serve raises for the length, which is its own"
+)
+@pytest.mark.parametrize("method", guiding.served_methods())
+@pytest.mark.parametrize("regex", REGEXES)
 def test_trl_vllm_serve_answers_a_request(method, regex, calls, monkeypatch):
     """From the request through a pipe to the worker, whose LLM gets the right parameters and the length."""
-    talk = [[{"role": "user", "content": "a b"}]]
-    request = {"prompts": ["a b"]} if method == "generate" else {"messages": talk}
-    request |= {"max_tokens": 8, "temperature": 0.9, "generation_kwargs": {}, LIMIT: 16}
-    request |= {"guided_decoding_regex": regex, "structured_outputs_regex": regex}
-    assert answered(monkeypatch, f"/{method}/", request)["completion_ids"] == [[2]]
+    asked = guiding.request(method, regex, 16)
+    assert guiding.answered(monkeypatch, import_module(SERVE), method, asked)["completion_ids"] == [[2]]
     (given,) = calls
     made = given["sampling_params"]
     assert type(made) is vllm.SamplingParams
@@ -211,16 +134,16 @@ def test_trl_vllm_serve_answers_a_request(method, regex, calls, monkeypatch):
 
 
 @pytest.mark.skipif(
-    not AFFECTED or "generation_kwargs" not in TRAINER, reason="no such drift, or nothing from the user"
+    not AFFECTED or "generation_kwargs" not in SOURCE, reason="no such drift, or nothing from the user"
 )
 def test_a_structured_output_of_the_user_is_kept():
     """It comes by generation_kwargs, beside TRL's None."""
     own = import_module("vllm.sampling_params").StructuredOutputsParams(choice=["a", "b"])
-    assert step("trl.trainer.grpo_trainer", None, structured_outputs=own).structured_outputs == own
+    assert step(import_module(TRAINER), None, structured_outputs=own).structured_outputs == own
 
 
 @pytest.mark.skipif(
-    not AFFECTED or hasattr(vllm.SamplingParams, LIMIT) or LIMIT not in TRAINER,
+    not AFFECTED or hasattr(vllm.SamplingParams, LIMIT) or LIMIT not in SOURCE,
     reason="vLLM takes the length there, or TRL gives none",
 )
 @pytest.mark.parametrize("method", METHODS)
@@ -235,7 +158,7 @@ def test_the_length_of_prompts_reaches_the_methods_that_take_it(method, named, c
 
     assert "tokenization_kwargs" in inspect.signature(getattr(vllm.LLM, method)).parameters
     trainer = import_module("trl.trainer.rloo_trainer")
-    llm, made = trainer.LLM(model="any"), step("trl.trainer.rloo_trainer", None)
+    llm, made = trainer.LLM(model="any"), step(trainer, None)
     assert type(llm) is vllm.LLM
     assert made.extra_args == {LIMIT: 16}
     call(made)
@@ -252,4 +175,65 @@ def test_vllms_own_class_is_untouched():
     if AFFECTED:
         with pytest.raises(TypeError):
             vllm.SamplingParams(guided_decoding=None)
-    assert import_module("trl.trainer.grpo_trainer").SamplingParams.from_optional(n=2).n == 2
+    assert import_module(MAKERS[-1]).SamplingParams.from_optional(n=2).n == 2
+
+
+TOOL = """
+    def tool(owner):
+        real = owner.SamplingParams
+        class Taking(type):
+            def __call__(cls, *args, guided_decoding=None, **kwargs):
+                if guided_decoding is not None:
+                    kwargs["structured_outputs"] = guided_decoding
+                return real(*args, **kwargs)
+        owner.SamplingParams = Taking("SamplingParams", (), {})
+        return owner.SamplingParams
+"""
+
+
+@pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
+def test_a_tool_that_takes_the_argument_first_is_not_fought():
+    """It gives vLLM the old name and a SamplingParams that renames the argument; TRL binds its own."""
+    python(f"""
+    import sys
+    sys.path.insert(0, {str(guiding.HERE)!r})
+    import zoo_hooks
+    sys.meta_path.remove(zoo_hooks)
+    {TOOL}
+    import vllm
+    from vllm import sampling_params
+    sampling_params.GuidedDecodingParams = sampling_params.StructuredOutputsParams
+    theirs = tool(vllm)
+    zoo_hooks.activate()
+    from trl.trainer import grpo_trainer
+    from guiding import step
+    for patch in ({PATCH!r}, "vllm-guided-decoding-params"):
+        seen = zoo_hooks.report()[patch].status.name
+        assert seen == "NOT_NEEDED", (patch, seen)
+    assert grpo_trainer.SamplingParams is vllm.SamplingParams is theirs
+    assert grpo_trainer.GuidedDecodingParams is sampling_params.StructuredOutputsParams
+    own = sampling_params.SamplingParams
+    if not {LIMIT in SOURCE} or hasattr(own, {LIMIT!r}):
+        made = step(grpo_trainer, "a+")
+        assert type(made) is own
+        assert made.structured_outputs.regex == "a+"
+        assert step(grpo_trainer, None).structured_outputs is None
+    """)
+
+
+@pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
+def test_a_tool_that_takes_the_argument_second_is_not_fought(monkeypatch):
+    """It wraps what it finds in TRL's module; both work, and ours cannot be taken from under it."""
+    grpo, space = import_module(TRAINER), {}
+    ours = grpo.SamplingParams
+    monkeypatch.setattr(grpo, "SamplingParams", ours)  # so that it comes back
+    exec(textwrap.dedent(TOOL), space)
+    theirs = space["tool"](grpo)
+    for regex in REGEXES:
+        made = step(grpo, regex)
+        assert type(made) is vllm.SamplingParams
+        assert (constraint(made) and constraint(made).regex) == regex
+    with pytest.raises(CannotRevert):
+        zoo_hooks.revert(PATCH)
+    assert grpo.SamplingParams is theirs
+    assert zoo_hooks.report()[PATCH].status.name == "APPLIED"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 
+import guiding
 import msgspec
 import pytest
 from conftest import python, recorded
 from vllm import sampling_params
 
 import zoo_hooks
+from zoo_hooks.changes import CannotRevert
 from zoo_hooks.patches.vllm.vllm_guided_decoding_params import NEW, OLD
 
 PATCH = "vllm-guided-decoding-params"
@@ -17,11 +19,22 @@ AFFECTED = recorded(PATCH) == "AFFECTED"
 affected = pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
 
 
-def test_without_the_repair_trl_cannot_be_imported(measured):
-    """ImportError on the old name; with it the pattern that TRL gives stands in the constraint."""
-    row = measured(PATCH)
-    assert (f"cannot import name '{OLD}'" in str(row["without"])) == AFFECTED
-    assert row["with"] == "a+"
+def test_without_the_repair_no_module_of_trl_that_guides_can_be_imported():
+    """ImportError on the old name in each; with it the pattern that TRL gives stands in the constraint."""
+    without, with_hooks = guiding.without_hooks(), guiding.with_hooks()
+    stopped = guiding.stopped(f"cannot import name '{OLD}'")
+    assert stopped == (set(guiding.modules()) if AFFECTED else set())
+    assert ("Error" in without["figures"][PATCH]) == AFFECTED
+    assert with_hooks["figures"][PATCH] == "a+"
+    assert not any(with_hooks["errors"].values())
+
+
+def test_names_are_added_where_they_are_missing_only():
+    """On the other pairs, with a newer vLLM or a newer TRL, vLLM has those that it has without hooks."""
+    names = guiding.without_hooks()["names"]
+    assert names == ([NEW] if AFFECTED else [name for name in (OLD, NEW) if hasattr(sampling_params, name)])
+    assert hasattr(sampling_params, OLD) == (AFFECTED or OLD in names)
+    assert zoo_hooks.report()[PATCH].status.name == ("APPLIED" if AFFECTED else "NOT_NEEDED")
 
 
 @affected
@@ -50,8 +63,12 @@ def test_an_empty_constraint_is_no_error():
     """Where the new class refuses it, as in vLLM 0.33, it is None; elsewhere an object without any."""
     from vllm.sampling_params import GuidedDecodingParams
 
+    try:
+        refused = not getattr(sampling_params, NEW)()
+    except (ValueError, getattr(sampling_params, "VLLMValidationError", ValueError)):
+        refused = True
     for made in (GuidedDecodingParams(), GuidedDecodingParams(regex=None), GuidedDecodingParams(None)):
-        assert made is None or made.all_constraints_none()
+        assert made is None if refused else made.all_constraints_none()
         assert sampling_params.SamplingParams(structured_outputs=made).n == 1
 
 
@@ -75,34 +92,44 @@ def test_undone_it_is_gone():
     assert hasattr(sampling_params, OLD)
 
 
-@pytest.mark.parametrize("text", ["", f"{OLD} {NEW}"], ids=["none", "newer"])
-def test_without_an_old_trl_nothing_is_added(text, tmp_path):
+@affected
+def test_without_an_old_trl_nothing_is_added(tmp_path):
     """Another TRL stands first on the path; who looks for the old name finds what vLLM has."""
     (tmp_path / "trl" / "scripts").mkdir(parents=True)
     (tmp_path / "trl" / "__init__.py").touch()
-    (tmp_path / "trl" / "scripts" / "vllm_serve.py").write_text(text)
+    (tmp_path / "trl" / "scripts" / "vllm_serve.py").touch()
     python(f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
         import vllm.sampling_params, zoo_hooks
         assert zoo_hooks.report()[{PATCH!r}].status.name == "NOT_NEEDED"
-        assert hasattr(vllm.sampling_params, {OLD!r}) == {hasattr(sampling_params, OLD) and not AFFECTED}
+        assert not hasattr(vllm.sampling_params, {OLD!r})
     """)
 
 
 @affected
-@pytest.mark.parametrize("first", [True, False])
-def test_a_tool_that_gives_the_name_back_is_not_fought(first):
-    """Before us it is seen and stays; after us, looking first, it finds ours."""
+def test_a_tool_that_gives_the_name_back_first_is_not_fought():
+    """It is seen and stays."""
     python(f"""
         import sys, zoo_hooks
-        if {first}:
-            sys.meta_path.remove(zoo_hooks)
+        sys.meta_path.remove(zoo_hooks)
         from vllm import sampling_params
-        if not hasattr(sampling_params, {OLD!r}):
-            sampling_params.{OLD} = sampling_params.{NEW}
+        sampling_params.{OLD} = sampling_params.{NEW}
         zoo_hooks.activate()
         seen = zoo_hooks.report()[{PATCH!r}].status.name
-        assert seen == ("NOT_NEEDED" if {first} else "APPLIED"), seen
-        assert sampling_params.{OLD}(regex="a+").regex == "a+"
+        assert seen == "NOT_NEEDED", seen
+        assert sampling_params.{OLD} is sampling_params.{NEW}
     """)
+
+
+@affected
+def test_a_tool_that_gives_the_name_back_second_is_not_fought(monkeypatch):
+    """One that looks finds ours; what one that does not look puts there stays."""
+    ours = getattr(sampling_params, OLD)
+    assert ours(regex="a+").regex == "a+"
+    theirs = type(OLD, (getattr(sampling_params, NEW),), {})
+    monkeypatch.setattr(sampling_params, OLD, theirs)
+    with pytest.raises(CannotRevert):
+        zoo_hooks.revert(PATCH)
+    assert getattr(sampling_params, OLD) is theirs
+    assert zoo_hooks.report()[PATCH].status.name == "APPLIED"

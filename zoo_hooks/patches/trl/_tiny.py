@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from zoo_hooks.changes import Changes
@@ -83,12 +84,16 @@ def kto_loss() -> float:
 
 
 def constrained(regex: str) -> tuple[Any, Any]:
-    """The constraint, and the sampling parameters with it, that the GRPO trainer makes for vLLM."""
+    """The constraint, and the sampling parameters with it, that TRL makes for vLLM."""
     from zoo_hooks.patches.trl import trl_availability_flags
 
+    vllm = import_module("vllm.sampling_params")
     with mended(trl_availability_flags.PATCH):
-        trainer = import_module("trl.trainer.grpo_trainer")
-    old = getattr(trainer, "GuidedDecodingParams", None)
-    constraint = (old or import_module("vllm.sampling_params").StructuredOutputsParams)(regex=regex)
+        maker = import_module("trl.trainer.grpo_trainer")
+        if not hasattr(maker, "SamplingParams"):  # it leaves that to others before 0.18 and from 0.28
+            ours = find_spec("trl.generation")
+            maker = import_module("trl.generation.vllm_generation" if ours else "trl.scripts.vllm_serve")
+    old = getattr(maker, "GuidedDecodingParams", None)
+    constraint = (old or vllm.StructuredOutputsParams)(regex=regex)
     given = {"guided_decoding" if old else "structured_outputs": constraint}
-    return constraint, trainer.SamplingParams(n=1, **given)
+    return constraint, maker.SamplingParams(n=1, **given)

@@ -2,16 +2,16 @@
 
 Symptom
 -------
-With vLLM in the same process each generation step of GRPO, RLOO and Online DPO, and each request to ``trl
-vllm-serve``, raises ``TypeError: Unexpected keyword argument 'guided_decoding'``, also where nothing guides.
-It is seen once the import works (``vllm-guided-decoding-params``). TRL 0.24 to 0.26 then raise the same for
-``truncate_prompt_tokens`` beside vLLM from 0.17.0.
+With vLLM in the same process each generation step of GRPO and RLOO, and each request to ``trl vllm-serve``,
+raises ``TypeError: Unexpected keyword argument 'guided_decoding'``, also where nothing guides; Online DPO
+raises it where a pattern is given. It is seen once the import works (``vllm-guided-decoding-params``). TRL
+0.24 to 0.26 then raise the same for ``truncate_prompt_tokens`` beside vLLM from 0.17.0.
 
 Cause
 -----
 vLLM 0.11 renamed the argument of ``SamplingParams`` to ``structured_outputs``; 0.12.0 dropped the old name.
-TRL up to 0.26 passes the old one each time, as None where there is no pattern. From vLLM 0.17 the length to
-which prompts are cut is an argument of ``LLM.generate`` and ``LLM.chat``.
+TRL up to 0.26 passes the old one, mostly also where there is no pattern, as None. From vLLM 0.17 the length
+to which prompts are cut is an argument of ``LLM.generate`` and ``LLM.chat``.
 
 Repair
 ------
@@ -103,7 +103,7 @@ PATCH = Patch(
         "trl.experimental.gold.gold_trainer",
         "trl.experimental.openenv.utils",
     ),
-    affects=("trl>=0.16.1,<0.27.0", "vllm>=0.12.0"),
+    affects=("trl>=0.17.0,<0.27.0", "vllm>=0.12.0"),
     links=(
         "https://github.com/huggingface/trl/issues/4617",
         "https://github.com/huggingface/trl/pull/4117",

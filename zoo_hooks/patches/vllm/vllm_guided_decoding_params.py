@@ -81,7 +81,7 @@ PATCH = Patch(
     module=__name__,
     title="TRL up to 0.26 imports vLLM's GuidedDecodingParams, which vLLM 0.12 no longer has",
     targets=("vllm.sampling_params",),
-    affects=("vllm>=0.12.0", "trl>=0.16.1,<0.27.0"),
+    affects=("vllm>=0.12.0", "trl>=0.17.0,<0.27.0"),
     links=(
         "https://github.com/huggingface/trl/issues/4617",
         "https://github.com/vllm-project/vllm/pull/29326",
