@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import pickle
 import sys
 import types
@@ -169,6 +170,93 @@ def test_undo_changes_nothing_if_somebody_wrapped_ours_afterwards():
     assert Owner.attribute == 2
     Owner.method = ours
     changes.undo()
+
+
+def marked(mark):
+    def make(original):
+        def wrapper(*args, **kwargs):
+            return mark, original(*args, **kwargs)
+
+        return wrapper
+
+    return make
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("ABC")))
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("method", lambda: Owner().method(1)),
+        ("static", lambda: Owner.static(3)),
+        ("of_class", lambda: Owner.of_class(4)),
+        ("inherited", lambda: Owner().inherited()),
+        ("prop", lambda: Owner().prop),
+    ],
+)
+def test_wraps_of_one_function_are_undone_and_made_again_in_any_order(name, call, order):
+    """The others stay, as they lay; in the end the very same object is back."""
+    patches = {mark: Changes() for mark in "ABC"}
+    for mark, changes in patches.items():
+        changes.wrap(Owner, name, marked(mark))
+    ours = vars(Owner)[name]
+
+    def shown():
+        marks, result = "", call()
+        while isinstance(result, tuple) and result[0] in patches:
+            mark, result = result
+            marks = mark + marks
+        return marks
+
+    assert shown() == "ABC"
+    for turn in ("undo", "redo"):
+        for mark in order:
+            getattr(patches[mark], turn)()
+            assert patches[mark].in_place == (turn == "redo")
+            assert shown() == "".join(mark for mark in "ABC" if patches[mark].in_place)
+    assert vars(Owner)[name] is ours
+    for mark in order:
+        patches[mark].undo()
+
+
+def test_a_wrap_below_what_replaced_it_cannot_be_undone():
+    """For nobody knows what that was made of; nor below what other code has put between."""
+    below, above = Changes(), Changes()
+    below.wrap(Owner, "method", loud)
+    above.replace(Owner, "method", loud(vars(Owner)["method"]))
+    with pytest.raises(CannotRevert, match=r"Owner\.method has since been changed by another patch"):
+        below.undo()
+    above.undo()
+    ours = vars(Owner)["method"]
+    Owner.method = theirs = loud(ours)
+    above = Changes()
+    above.wrap(Owner, "method", loud)
+    with pytest.raises(CannotRevert, match=r"Owner\.method has since been changed by other code"):
+        below.undo()
+    above.undo()
+    assert vars(Owner)["method"] is theirs
+    Owner.method = ours
+    below.undo()
+
+
+def test_a_change_that_is_refused_leaves_nothing_behind():
+    """What the owner or the maker raises is raised, and the rest can be undone."""
+
+    class Refusing(type):
+        def __setattr__(cls, name, value):
+            raise TypeError("no")
+
+    class Refuses(metaclass=Refusing):
+        def method(self):
+            return 1
+
+    changes = Changes()
+    changes.replace(Owner, "attribute", 2)
+    with pytest.raises(TypeError, match="no"):
+        changes.wrap(Refuses, "method", loud)
+    with pytest.raises(ZeroDivisionError):
+        changes.wrap(Owner, "method", lambda _: 1 / 0)
+    changes.undo()
+    assert Refuses().method() == 1
 
 
 def test_what_has_moved_is_named_also_on_an_instance():

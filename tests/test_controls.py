@@ -153,6 +153,53 @@ def test_a_target_imported_in_a_disabled_block_is_repaired_at_its_end(zoo):
     assert zoo.run(code) == "1 2 APPLIED\n"
 
 
+WRAPS = """
+from zoo_hooks.model import Figure, Patch, Verdict
+
+def probe(module):
+    return Verdict.FIXED if "MARK" in module.shown() else Verdict.AFFECTED
+
+def repair(module, changes):
+    changes.wrap(module, "shown", lambda original: lambda: original() + "MARK")
+
+PATCH = Patch(
+    module=__name__, title="no MARK", targets=("fake.both",), affects=("fake<2",), links=(),
+    measures="MARK", probe=probe, repair=repair, canary=lambda: Figure(1, healthy=True),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("with disabled('a'): show()", ["B", "AB"]),
+        ("with disabled('b'): show()", ["A", "AB"]),
+        ("with disabled('a'), disabled('b'): show()", ["-", "AB"]),
+        ("with disabled('b'), disabled('a'): show()", ["-", "AB"]),
+        ("revert('a'); show(); revert('b'); show(); activate()", ["B", "-", "AB"]),
+        ("revert('b'); show(); revert('a'); show(); activate()", ["A", "-", "AB"]),
+        ("revert('a'); show(); activate()", ["B", "BA"]),
+        (
+            """
+from contextlib import ExitStack
+one, other = ExitStack(), ExitStack()
+one.enter_context(disabled('a')); other.enter_context(disabled('b')); show()
+one.close(); show(); other.close()
+""",
+            ["-", "A", "AB"],
+        ),
+    ],
+)
+def test_two_patches_that_wrap_one_function_are_undone_in_any_order(zoo, code, expected):
+    """Each goes and comes back by itself, whichever lies below."""
+    zoo.module("fake.both", "def shown():\n    return '-'\n")
+    for mark in "AB":
+        zoo.patch("fake.both", mark.lower(), WRAPS.replace("MARK", mark))
+    show = "def show(): print(fake.both.shown()[1:] or '-', end=' ')\n"
+    begin = "import fake.both\nfrom zoo_hooks import activate, disabled, revert\n"
+    assert zoo.run(f"{begin}{show}{code}\nshow()").split() == expected
+
+
 @pytest.mark.parametrize("call", ["revert('bgu')", "disabled('bgu').__enter__()", "report()['bgu']"])
 def test_a_wrong_id_names_the_near_ones(zoo, call):
     """One clear error, and nothing is lost."""

@@ -7,9 +7,9 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 ABSENT: Any = object()
 _log = logging.getLogger("zoo_hooks")
@@ -19,26 +19,62 @@ class CannotRevert(RuntimeError):
     """A change has been changed again by somebody else, so nothing was undone."""
 
 
-@dataclass(eq=False, repr=False)
-class _Change:
-    """One attribute, or one entry of sys.modules, and what it was."""
+class _Place:
+    """A name of an owner, and what patches have made of it, one over the other."""
 
-    owner: Any
-    name: str
-    before: Any
-    after: Any
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+        self.base = self.written = _read(owner, name)
+        self.found = inspect.getattr_static(owner, name, ABSENT)  # not bound, and also if inherited
+        self.layers: WeakValueDictionary[int, _Layer] = WeakValueDictionary()
 
     def __str__(self) -> str:
         if self.owner is sys.modules:
             return f"sys.modules.{self.name}"
         return f"{getattr(self.owner, '__name__', type(self.owner).__name__)}.{self.name}"
 
+    @property
+    def untouched(self) -> bool:
+        return _read(self.owner, self.name) is self.written
+
+    def write(self, value: Any) -> None:
+        _write(self.owner, self.name, value)
+        self.written = value
+
+
+class _Layer:
+    """What one repair makes of a place, for each thing that it has found below."""
+
+    def __init__(self, place: _Place, make: Callable[[Any], Any] | None) -> None:
+        self.place, self.make = place, make
+        self.on = True
+        self.made: list[tuple[Any, Any]] = []
+
+    def over(self, below: Any) -> Any:
+        for known, value in self.made:
+            if known is below:
+                return value
+        if self.make is None:
+            raise CannotRevert(f"{self.place} has since been changed by another patch; nothing was changed")
+        self.made.append((below, self.make(self.place.found if below is ABSENT else below)))
+        return self.made[-1][1]
+
+
+_places: WeakValueDictionary[tuple[int, str], _Place] = WeakValueDictionary()
+
+
+def _place(owner: Any, name: str) -> _Place:
+    place = _places.get((id(owner), name))
+    if place is None or not place.untouched:  # what other code has put there is where we start
+        place = _places[id(owner), name] = _Place(owner, name)
+    return place
+
 
 class Changes:
     """The changes of one repair, in the order in which they were made."""
 
     def __init__(self) -> None:
-        self._made: list[_Change] = []
+        self._made: list[_Layer] = []
         self._told: set[str] = set()
 
     def __bool__(self) -> bool:
@@ -46,7 +82,9 @@ class Changes:
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute of a module or class; what it had itself, or had not, comes back."""
-        self._make(_Change(owner, name, _read(owner, name), value))
+        layer = _Layer(_place(owner, name), None)
+        layer.made.append((layer.place.written, value))
+        self._put(layer)
 
     def wrap(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
         """Replace a function, or what a method of any kind calls, by ``make(function)``.
@@ -54,14 +92,8 @@ class Changes:
         The wrapper is a plain function that carries the name, docstring and signature of the
         original. Of a property its getter is wrapped. AttributeError if there is no such name.
         """
-        raw = inspect.getattr_static(owner, name)  # not bound, and found also if inherited
-        if isinstance(raw, property) and raw.fget:
-            getter = functools.wraps(raw.fget)(make(raw.fget))
-            return self.replace(owner, name, property(getter, raw.fset, raw.fdel, raw.__doc__))
-        kind = type(raw) if isinstance(raw, (staticmethod, classmethod)) else None
-        function = raw.__func__ if kind else raw
-        wrapper = functools.wraps(function)(make(function))
-        return self.replace(owner, name, kind(wrapper) if kind else wrapper)
+        inspect.getattr_static(owner, name)  # AttributeError
+        self._put(_Layer(_place(owner, name), functools.partial(_wrapped, make)))
 
     def rebind(self, old: object, new: object) -> None:
         """Replace ``old`` under every name of every module that has copied it."""
@@ -76,7 +108,7 @@ class Changes:
         parent, _, child = name.rpartition(".")
         if parent:
             self.replace(sys.modules[parent], child, module)
-        self._make(_Change(sys.modules, name, _read(sys.modules, name), module))
+        self.replace(sys.modules, name, module)
 
     def tell(self, message: str) -> None:
         """Log once, at INFO: for repairs that overrule what a user chose, at the moment they do."""
@@ -87,30 +119,49 @@ class Changes:
     @property
     def in_place(self) -> bool:
         """True while everything is as the repair left it."""
-        return all(_read(made.owner, made.name) is made.after for made in self._made)
+        return all(layer.on and layer.place.untouched for layer in self._made)
 
     def undo(self) -> None:
-        """Put everything back; CannotRevert, and no change, if something is no longer ours."""
-        self._turn(list(reversed(self._made)), "after", "before")
+        """Put everything back; CannotRevert, and no change, if something is no longer ours.
+
+        What other patches have wrapped since is wrapped by them again, without this one below it.
+        """
+        self._turn(on=False)
 
     def redo(self) -> None:
-        """Make the undone changes again; CannotRevert, and no change, if something has moved."""
-        self._turn(self._made, "before", "after")
+        """Make the undone changes again, where they were; CannotRevert, and no change, if something moved."""
+        self._turn(on=True)
 
-    def _make(self, change: _Change) -> None:
-        _write(change.owner, change.name, change.after)
-        for made in self._made:
-            if made.owner is change.owner and made.name == change.name:
-                made.after = change.after
-                return
-        self._made.append(change)
+    def _put(self, layer: _Layer) -> None:
+        place = layer.place
+        place.write(layer.over(place.written))
+        place.layers[max(place.layers, default=0) + 1] = layer
+        self._made.append(layer)
 
-    def _turn(self, changes: list[_Change], now: str, then: str) -> None:
-        for change in changes:
-            if _read(change.owner, change.name) is not getattr(change, now):
-                raise CannotRevert(f"{change} has since been changed by other code; nothing was changed")
-        for change in changes:
-            _write(change.owner, change.name, getattr(change, then))
+    def _turn(self, *, on: bool) -> None:
+        values: dict[_Place, Any] = {}
+        for place in dict.fromkeys(layer.place for layer in (self._made if on else reversed(self._made))):
+            if not place.untouched:
+                raise CannotRevert(f"{place} has since been changed by other code; nothing was changed")
+            value = place.base
+            for layer in place.layers.values():
+                if on if layer in self._made else layer.on:
+                    value = layer.over(value)
+            values[place] = value
+        for place, value in values.items():
+            place.write(value)
+        for layer in self._made:
+            layer.on = on
+
+
+def _wrapped(make: Callable[[Any], Callable[..., Any]], raw: Any) -> Any:
+    if isinstance(raw, property) and raw.fget:
+        getter = functools.wraps(raw.fget)(make(raw.fget))
+        return property(getter, raw.fset, raw.fdel, raw.__doc__)
+    kind = type(raw) if isinstance(raw, (staticmethod, classmethod)) else None
+    function = raw.__func__ if kind else raw
+    wrapper = functools.wraps(function)(make(function))
+    return kind(wrapper) if kind else wrapper
 
 
 def _read(owner: Any, name: str) -> Any:

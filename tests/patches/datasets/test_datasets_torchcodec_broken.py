@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 from conftest import child, python
-from torchcodecs import stand_in
+from torchcodecs import needs_a_real_one, real, real_without_ffmpeg, stand_in
 
 PATCH = "datasets-torchcodec-broken"
 pytestmark = pytest.mark.skipif(
@@ -99,6 +99,35 @@ assert isinstance(Audio().decode_example({"path": "x.wav", "bytes": None}), torc
 assert Audio().encode_example("x.wav") == {"path": "x.wav", "bytes": None}
 """  # fmt: skip
     assert python(code, PYTHONPATH=stand_in(tmp_path)) == "NOT_NEEDED\n"
+
+
+WAVE = """
+import torch
+from datasets import Audio, config
+
+wave = torch.sin(torch.arange(1600) / 20)
+encoded = Audio().encode_example({"array": wave.numpy(), "sampling_rate": 16000})
+heard = Audio().decode_example({"path": None, "bytes": encoded["bytes"]}).get_all_samples()
+assert heard.sample_rate == 16000
+assert float((heard.data[0] - wave).abs().max()) < 1e-4
+print(config.TORCHCODEC_AVAILABLE, encoded["bytes"].hex())
+"""
+
+
+@needs_a_real_one
+def test_a_real_one_that_works_is_untouched(tmp_path):
+    """It encodes and decodes a sound, to the very bytes that it does without us."""
+    made = python(WAVE, ZOO_HOOKS="0", **real(tmp_path))
+    assert made.startswith("True 52494646")
+    assert python(BEGIN + WAVE + STATUS, **real(tmp_path)) == made + "NOT_NEEDED\n"
+
+
+@needs_a_real_one
+def test_the_same_one_without_ffmpeg_counts_as_not_installed(without_torchcodec):
+    """Its error is raised without the repair, and nothing of it is seen with it."""
+    told = child(WAVE, check=False, ZOO_HOOKS="0", **real_without_ffmpeg()).stderr
+    assert "RuntimeError: Could not load libtorchcodec" in told
+    assert python(BEGIN + TRY + STATUS, **real_without_ffmpeg()) == without_torchcodec + "APPLIED\n"
 
 
 def test_nothing_is_loaded_before_datasets_is(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
 import dill
@@ -18,8 +19,10 @@ import zoo_hooks
 
 PATCH = "free-rlock-restored-taken"
 
+# A worker that is refused a lock which nobody holds says so before it waits for it, which is for ever: so it
+# is not by the time it takes that a hang is told from a slow machine.
 SCRIPT = """
-import threading
+import os, threading
 import zoo_hooks
 
 zoo_hooks.init()
@@ -28,6 +31,11 @@ def make():
     lock = threading.RLock()  # a global would not be sent to the workers, who have their own
 
     def double(row):
+        if lock.acquire(blocking=False):
+            lock.release()
+        else:
+            with open(os.environ["REFUSED"], "a") as told:
+                told.write(repr(lock))
         with lock:
             return {"y": 2 * row["x"]}
 
@@ -47,22 +55,37 @@ MAP = """
     data = Dataset.from_dict({"x": list(range(10))}).map(make(), num_proc=2)
     assert data["y"][:] == list(range(0, 20, 2))
 """
+PATIENCE = 600  # it fails after that, with and without the repair
 
 
-def ends(folder, what, seconds=120, **variables):
-    """Tell whether a script ends well, or is still there after some seconds."""
-    file = folder / "script.py"
+def run(folder, what, **variables):
+    """Run a script until it ends or one of its workers is stuck; gives its exit status and what that said."""
+    file, refused = folder / "script.py", folder / "refused"
     file.write_text(SCRIPT + what)
-    process = subprocess.Popen([sys.executable, file], start_new_session=True, env=os.environ | variables)
+    refused.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, file],
+        start_new_session=True,
+        env=os.environ | {"REFUSED": str(refused)} | variables,
+    )
     try:
-        assert process.wait(seconds) == 0
-    except subprocess.TimeoutExpired:
-        return False
+        end = time.monotonic() + PATIENCE
+        while process.poll() is None and not (refused.exists() and refused.read_text()):
+            assert time.monotonic() < end, "neither ended nor stuck at the lock"
+            time.sleep(0.1)
+        return process.poll(), refused.read_text() if refused.exists() else ""
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its workers too
         process.wait()
-    return True
+
+
+def check(folder, what):
+    """With the repair it ends well; without, it is stuck at a lock that says that nobody holds it."""
+    assert run(folder, what) == (0, "")
+    status, lock = run(folder, what, ZOO_HOOKS="0")
+    assert status is None
+    assert "<unlocked _thread.RLock object owner=0 count=0" in lock
 
 
 def restored(lock):
@@ -197,15 +220,13 @@ def test_plain_locks_are_not_touched():
 def test_a_pool_of_spawned_workers(tmp_path):
     """Functions come to them through dill, with the locks that they take."""
     pytest.importorskip("multiprocess")
-    assert ends(tmp_path, POOL)
-    assert not ends(tmp_path, POOL, seconds=5, ZOO_HOOKS="0")
+    check(tmp_path, POOL)
 
 
 def test_datasets_map_with_workers(tmp_path):
     """A function that takes an RLock finishes; without the repair it hangs."""
     pytest.importorskip("datasets")
-    assert ends(tmp_path, MAP)
-    assert not ends(tmp_path, MAP, seconds=20, ZOO_HOOKS="0")
+    check(tmp_path, MAP)
 
 
 def test_another_tool_that_came_first_is_not_fought():

@@ -1,6 +1,7 @@
 """The resource tracker ends in peace, on locks as CPython 3.12.0 has them and on all others.
 
-There is no CPython 3.12.0 in the environments of these tests. What differs there is made in the child:
+There is no CPython 3.12.0 in the environments of these tests, for none was found in a package registry: it
+has not been run. What differs there is made in the child:
 the method is taken out of the real ``_thread.RLock`` of a later release, before anything is imported.
 """
 

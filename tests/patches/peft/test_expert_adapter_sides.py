@@ -91,6 +91,31 @@ def test_a_repair_of_the_layers_is_left_alone(order, status):
     assert float(gap) < 1e-5
 
 
+@pytest.mark.skipif(recorded("weight-conversion-scope") != "AFFECTED", reason="only from 5.9 on")
+@pytest.mark.parametrize("order", [(PATCH, "weight-conversion-scope"), ("weight-conversion-scope", PATCH)])
+def test_it_and_the_other_wrapper_of_the_same_function_are_undone_in_any_order(order):
+    """Without this one loading raises though the other is in place; afterwards it is right again."""
+    python(f"""
+{READ}
+import peft.utils.transformers_weight_conversion
+with zoo_hooks.disabled({PATCH!r}):
+    try:
+        gap()
+    except RuntimeError as error:
+        assert "size mismatch" in str(error)
+    else:
+        raise AssertionError("loaded")
+with zoo_hooks.disabled({order[0]!r}), zoo_hooks.disabled({order[1]!r}):
+    assert gap() > 1e-5  # nothing is loaded
+assert gap() < 1e-5
+zoo_hooks.revert({order[0]!r})
+zoo_hooks.revert({order[1]!r})
+assert gap() > 1e-5
+zoo_hooks.activate()
+assert gap() < 1e-5
+""")
+
+
 def test_the_probe_leaves_the_random_state():
     """It makes a layer without making its weights."""
     python(f"""

@@ -10,7 +10,7 @@ import pytest
 from conftest import child, python, recorded
 
 sys.path.append(str(Path(__file__).parents[1] / "datasets"))
-from torchcodecs import stand_in
+from torchcodecs import needs_a_real_one, real, real_without_ffmpeg, stand_in
 
 PATCH = "transformers-torchcodec-broken"
 pytestmark = pytest.mark.skipif(
@@ -94,6 +94,39 @@ assert is_torchcodec_available.__module__ == "transformers.utils.import_utils"
 assert "torchcodec.decoders" in sys.modules
 """ + STATUS  # fmt: skip
     assert python(code, PYTHONPATH=stand_in(tmp_path)) == "NOT_NEEDED\n"
+
+
+WAVE = """
+import tempfile, wave
+import numpy as np
+from transformers.audio_utils import load_audio
+
+sound = (np.sin(np.arange(1600) / 20) * 30000).astype("int16")
+with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+    with wave.open(file.name, "wb") as made:
+        made.setnchannels(1), made.setsampwidth(2), made.setframerate(16000)
+        made.writeframes(sound.tobytes())
+    heard = load_audio(file.name)
+assert np.abs(heard - sound / 32768).max() < 1e-6
+import sys
+print("torchcodec.decoders" in sys.modules, heard.tobytes().hex())
+"""
+
+
+@needs_a_real_one
+def test_a_real_one_that_works_is_untouched(tmp_path):
+    """It hears a sound as it does without us."""
+    heard = python(WAVE, ZOO_HOOKS="0", **real(tmp_path))
+    assert heard.startswith("True ")
+    assert python(BEGIN + WAVE + STATUS, **real(tmp_path)) == heard + "NOT_NEEDED\n"
+
+
+@needs_a_real_one
+def test_the_same_one_without_ffmpeg_counts_as_not_installed(without_torchcodec):
+    """Its error is raised without the repair, and nothing of it is seen with it."""
+    told = child(WAVE, check=False, ZOO_HOOKS="0", **real_without_ffmpeg()).stderr
+    assert "RuntimeError: Could not load libtorchcodec" in told
+    assert python(BEGIN + TRY + STATUS, **real_without_ffmpeg()) == without_torchcodec + "APPLIED\n"
 
 
 def test_nothing_is_loaded_before_audio_is_asked_for(tmp_path):

@@ -4,19 +4,20 @@ Symptom
 -------
 Where ``import wandb`` raises (built for another numpy or protobuf, half removed), training ends before
 it has begun with that error, though nobody asked for wandb. In 4.x ``TrainingArguments(...)`` raises it by
-default, in 5.x with ``report_to="all"``.
+default, in 5.x with ``report_to="all"``. Before 4.55.0 ``Trainer(...)`` raises it.
 
 Cause
 -----
 ``is_wandb_available`` imports wandb to see whether it is usable, and lets whatever the import raises
-through, though a wandb without ``run`` makes it say False.
+through, though a wandb without ``run`` makes it say False. Before 4.55.0 it looks only whether there is a
+file to import, and ``WandbCallback`` imports it.
 
 Repair
 ------
-``is_wandb_available`` says False where it would raise, wherever transformers asks it, which is told once
-at INFO. So all is as if wandb were not installed: it is left out of "all", and who asks for it by name
-gets the error of WandbCallback. wandb is imported when transformers itself would do it, never before;
-wandb itself is not touched.
+``is_wandb_available`` says False where it would raise, or the import would, wherever transformers asks it,
+which is told once at INFO. So all is as if wandb were not installed: it is left out of "all", and who asks
+for it by name gets the error of WandbCallback. wandb is imported when transformers from 4.55.0 on would do
+it, never before; wandb itself is not touched.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
@@ -43,12 +45,11 @@ def probe(module: ModuleType) -> Verdict:
     asks = getattr(module, "is_wandb_available", None)
     if not isinstance(asks, FunctionType):
         return Verdict.UNKNOWN
-    if "wandb" not in asks.__code__.co_names:
-        return Verdict.FIXED  # it imports nothing: an early release, or somebody's repair
+    if "wandb" not in (*asks.__code__.co_names, *asks.__code__.co_consts):
+        return Verdict.FIXED  # it does not name it: somebody's repair
     with suppress(Exception):
         with suppress(_BrokenError):
-            _with_broken_wandb(asks)()
-            return Verdict.FIXED
+            return Verdict.AFFECTED if _with_broken_wandb(asks)() else Verdict.FIXED
         return Verdict.AFFECTED
     return Verdict.UNKNOWN
 
@@ -75,7 +76,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
     @functools.wraps(original)
     def is_wandb_available() -> bool:
         with suppress(Exception):  # what a broken package raises has no one type
-            return original()
+            return original() and _works()
         changes.tell(
             "wandb is installed but cannot be imported, so transformers does without it; "
             "to see why, import it"
@@ -83,6 +84,10 @@ def repair(module: ModuleType, changes: Changes) -> None:
         return False
 
     changes.rebind(original, is_wandb_available)
+
+
+def _works() -> bool:
+    return hasattr(import_module("wandb"), "run")  # as transformers has it from 4.55.0 on
 
 
 def canary() -> Figure:
@@ -102,9 +107,9 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="TrainingArguments fails on a wandb that is installed but cannot be imported",
+    title="training fails on a wandb that is installed but cannot be imported",
     targets=("transformers.integrations.integration_utils",),
-    affects=("transformers>=4.55.0",),
+    affects=("transformers>=4.50.0",),
     links=("https://github.com/huggingface/transformers/pull/39875",),
     measures="reports to a wandb that cannot be imported (right: 0)",
     probe=probe,

@@ -1,0 +1,109 @@
+"""LoRA on a model that transformers has sharded over processes is made for the part of one of them.
+
+Symptom
+-------
+``get_peft_model`` on a model loaded with tensor parallelism raises nothing, and what is saved of the adapter
+is the part of one process: 8 of 16 rows of ``lora_B`` with two. An adapter that one process has saved cannot
+be loaded: ``size mismatch for ... lora_B``.
+
+Cause
+-----
+From 5.16 on transformers shards weights as DTensors. peft 0.19 up to 0.21.0 looks for the plan where earlier
+releases had put it, on each layer, finds none, and makes plain layers of the local sizes. Before 0.19 peft
+does not look at all.
+
+Repair
+------
+It cannot work there, so it is refused: where LoRA is put on such a weight an ImportError names the upgrade.
+Models that are not sharded by tensor parallelism, and those that others have sharded, are as before.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.peft import _tiny
+
+LORA = "peft.tuners.lora.model"
+PARALLEL = "transformers.distributed.tensor_parallel"
+ROWS = _tiny.SIZES["hidden_size"]
+
+
+def probe(_: ModuleType) -> Verdict:
+    knows = hasattr(sys.modules[LORA], "get_tp_plan_and_mesh")
+    return Verdict.FIXED if knows else Verdict.AFFECTED
+
+
+def repair(_: ModuleType, changes: Changes) -> None:
+    def make(original: Callable[..., None]) -> Callable[..., None]:
+        def create_and_replace(
+            self: Any, lora_config: Any, adapter_name: str, target: Any, *args: Any, **kwargs: Any
+        ) -> None:
+            if getattr(self.model, "_device_mesh", None) is not None and _sharded(target):
+                raise ImportError(
+                    "this model is sharded by tensor parallelism as transformers has it from 5.16.0 on, and "
+                    "this peft would make an adapter for one process's part; upgrade peft to 0.21.1 or later"
+                )
+            original(self, lora_config, adapter_name, target, *args, **kwargs)
+
+        return create_and_replace
+
+    changes.wrap(sys.modules[LORA].LoraModel, "_create_and_replace", make)
+
+
+def _sharded(layer: Any) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    for weight in base.parameters(recurse=False):
+        if isinstance(weight, DTensor):
+            dims = weight.device_mesh.mesh_dim_names or ("tp",)  # only a mesh for it alone has no names
+            placed = zip(dims, weight.placements, strict=True)
+            if any(dim == "tp" and placement.is_shard() for dim, placement in placed):
+                return True
+    return False
+
+
+def canary() -> Figure:
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from torch import distributed
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig, tensor_parallel  # noqa: F401 - else there is no bug
+
+    with ExitStack() as after:
+        folder = after.enter_context(tempfile.TemporaryDirectory())
+        _tiny.llama().save_pretrained(Path(folder))
+        distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        after.callback(distributed.destroy_process_group)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, distributed_config=DistributedConfig(tp_size=2), device_map=None
+        )
+        with suppress(ImportError):
+            adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+            (rows,) = (w.shape[0] for n, w in get_peft_model_state_dict(adapter).items() if "lora_B" in n)
+            return Figure(rows, healthy=rows == ROWS)
+        return Figure("refused", healthy=True)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="LoRA on a tensor-parallel model of transformers 5.16 and later holds one process's part",
+    targets=(LORA, PARALLEL),
+    affects=("peft<0.21.1", "transformers>=5.16.0"),
+    links=("https://github.com/huggingface/peft/blob/v0.21.0/src/peft/tuners/lora/model.py",),
+    measures="rows of lora_B that one of two processes saves (right: 8, or refused with the upgrade's name)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    requires=(LORA, PARALLEL),
+    behavioural=False,
+)
