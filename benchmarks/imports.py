@@ -1,14 +1,20 @@
-"""CPU time of a whole process that imports an upstream, with and without the hooks."""
+"""CPU time, and instructions, of a whole process that imports an upstream, with and without the hooks.
+
+Instructions are the same each time to a thousandth, where CPU time varies by several hundredths. Those of
+modules that import torch are left out: callgrind takes minutes for them.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 
 from paired import pair
+from start import instructions
 from table import Table
 
 GOAL = 1.01
@@ -23,13 +29,14 @@ MODULES = {
     "mlx_lm.models.gemma3n": ("mlx_lm",),
 }
 """What each needs to be measured."""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ZOO_HOOKS")}
+ENVIRONMENT["PYTHONHASHSEED"] = "0"
 INSTALLED = "import sys; sys.exit('zoo_hooks' not in sys.modules)"
 
 
 def cpu_seconds(code: str, **variables: str) -> float:
     """User and system time of a child interpreter that runs this code."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZOO_HOOKS")}
-    child = os.posix_spawn(sys.executable, [sys.executable, "-c", code], environment | variables)
+    child = os.posix_spawn(sys.executable, [sys.executable, "-c", code], ENVIRONMENT | variables)
     _, status, usage = os.wait4(child, 0)
     if status:
         raise RuntimeError(f"python -c {code!r} ended with status {os.waitstatus_to_exitcode(status)}")
@@ -49,19 +56,24 @@ def table(rounds: int) -> Table:
     rows = []
     for module in modules:
         if find_spec(module) is None:
-            rows.append((f"{module}: not in this release", None, None, None, None))
+            rows.append((f"{module}: not in this release", *[None] * 5))
             continue
         plain = partial(cpu_seconds, f"import {module}", ZOO_HOOKS="0")
         ours = partial(cpu_seconds, f"import {module}")
         plain()
         ours()
         result = pair(plain, ours, rounds)
-        rows.append((module, result.plain, result.ours, GOAL, result.ratio))
+        counted = None
+        if shutil.which("valgrind") and MODULES[module] is not TORCH:
+            code = f"import {module}"
+            without = instructions(sys.executable, code, ENVIRONMENT | {"ZOO_HOOKS": "0"})
+            counted = instructions(sys.executable, code, ENVIRONMENT) / without
+        rows.append((module, result.plain, result.ours, GOAL, result.ratio, counted))
     packages = sorted({module.partition(".")[0] for module in modules})
     releases = [f"{package} {version(package)}" for package in packages]
     return Table(
         title,
         f"CPU seconds of a process; medians of {rounds} pairs, {', '.join(releases)}.",
-        ("import", "ZOO_HOOKS=0", "hooks", "goal", "ratio"),
+        ("import", "ZOO_HOOKS=0", "hooks", "goal", "ratio", "of instructions"),
         rows,
     )

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from pathlib import Path
 from table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
+CLEAN = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"}
 GOALS = {(3, 10): 2_700_000, (3, 11): 1_200_000, (3, 12): 2_700_000, (3, 13): 2_700_000}
 MODULE = '''"""Ten lines."""
 
@@ -76,24 +77,25 @@ class Site:
             self.packages.mkdir()
 
     def _count(self) -> Count:
-        valgrind = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
-        counted = self._start("-B", "-c", "pass", under=valgrind).stderr
         plain = self._start("-B", "-c", "import sys; print(len(sys.modules))")
         if plain.stderr:
             raise RuntimeError(f"the start fails, so its count would say nothing:\n{plain.stderr}")
-        found = re.search(r"Collected : (\d+)", counted)
-        if found is None:
-            raise RuntimeError(f"callgrind counted nothing:\n{counted}")
-        return Count(int(found[1]), int(plain.stdout))
+        return Count(instructions(self.python, "pass", CLEAN), int(plain.stdout))
 
-    def _start(self, *arguments: str, under: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def _start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*under, self.python, *arguments],
-            env={"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"},
-            capture_output=True,
-            text=True,
-            check=True,
+            [self.python, *arguments], env=CLEAN, capture_output=True, text=True, check=True
         )
+
+
+def instructions(python: str, code: str, environment: Mapping[str, str]) -> int:
+    """Instructions of a process that runs this code, with bytecode as it is; callgrind counts them."""
+    command = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", python, "-B", "-c", code)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if found is None:
+        raise RuntimeError(f"callgrind counted nothing:\n{done.stderr}")
+    return int(found[1])
 
 
 @contextmanager

@@ -283,23 +283,37 @@ def test_a_module_executed_by_hand_outside_sys_modules_disturbs_nothing(zoo):
 
 @pytest.mark.parametrize("wrapt", ["raise ImportError('no wheel')", "register = None"])
 def test_without_a_working_wrapt_the_import_works_and_status_says_why(zoo, wrapt):
-    """One warning, however many patches; each is FAILED with the reason."""
+    """The patch of a bug that is there is FAILED, with the reason; where none is, wrapt is not missed."""
     zoo.module("wrapt", wrapt)
     zoo.module("fake")
     zoo.patch("fake")
-    zoo.patch("fake", "second")
+    zoo.module("right", "value = 2")
+    zoo.patch("right", "absent")
     code = """
         import logging
         logging.basicConfig(stream=sys.stdout)
-        import fake
+        import fake, right
         assert fake.value == 1
     """
     said = zoo.run(code).splitlines()
     assert len(said) == 1
-    assert "wrapt cannot be imported" in said[0]
-    for patch_id in ("bug", "second"):
-        status, reason, _ = outcome(zoo, patch_id, code)
-        assert (status, "wrapt cannot be imported" in reason) == ("FAILED", True)
+    assert "patch bug failed: repair: ImportError" in said[0]
+    status, reason, _ = outcome(zoo, "bug", code)
+    assert (status, reason.startswith("repair: ImportError")) == ("FAILED", True)
+    assert outcome(zoo, "absent", code)[0] == "NOT_NEEDED"
+
+
+def test_wrapt_is_imported_only_where_something_is_repaired(zoo):
+    """It would bring asyncio, and a finder that is asked at each import."""
+    zoo.module("right", "value = 2")
+    zoo.patch("right", "absent")
+    zoo.module("fake")
+    zoo.patch("fake")
+    loaded = "'wrapt' in sys.modules, 'asyncio' in sys.modules"
+    assert outcome(zoo, "absent", "import right")[0] == "NOT_NEEDED"
+    assert (
+        zoo.run(f"import right; print({loaded}); import fake; print({loaded})") == "False False\nTrue True\n"
+    )
 
 
 def test_a_broken_installation_lets_the_import_through_with_one_warning(zoo):

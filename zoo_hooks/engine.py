@@ -78,25 +78,10 @@ def patches_of(target: str, when: str) -> list[Patch]:
 
 
 def fire(patches: list[Patch], target: str, *, late: bool = False) -> None:
-    """Run patches on a target that is in sys.modules, from wrapt's hook."""
-    if not patches:
-        return
-
-    def hook(module: ModuleType) -> None:
+    """Run patches on a target as it stands in sys.modules."""
+    if (module := sys.modules.get(target)) is not None:
         for patch in patches:
             _run(patch, target, module, late=late)
-
-    try:
-        from wrapt import register_post_import_hook
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with wrapt, the import works
-        for patch in patches:
-            reason = f"wrapt cannot be imported: {error!r}"
-            ledger.record(Outcome(patch.id, target, Status.FAILED, reason, error))
-        _tell(f"nothing is repaired, for wrapt cannot be imported: {error!r}", error)
-        return
-    # The module is in sys.modules, so the hook runs now, and wrapt's own finder, which can
-    # deadlock on names that are pending (docs, "Pitfalls"), never has one.
-    register_post_import_hook(hook, target)
 
 
 def _run(patch: Patch, target: str, module: ModuleType, *, late: bool = False) -> Outcome | None:
@@ -143,7 +128,7 @@ def _attempt(patch: Patch, target: str, module: ModuleType) -> Outcome:
         stage = "repair"
         if ours:  # after a reload, what was changed outside the target must not be changed twice
             ours.undo()
-        patch.repair(module, changes)
+        _repair(patch, target, module, changes)
         stage = "after the repair"
         _insist(patch, module, changes)
         return replace(outcome(Status.APPLIED, patch.title), changes=changes)
@@ -153,6 +138,18 @@ def _attempt(patch: Patch, target: str, module: ModuleType) -> Outcome:
     except BaseException:
         _roll_back(changes)
         raise
+
+
+def _repair(patch: Patch, target: str, module: ModuleType, changes: Changes) -> None:
+    if patch.when == "before":
+        return patch.repair(module, changes)
+    # Not above: where nothing is to be repaired nobody pays for wrapt, which also imports asyncio and
+    # puts a finder of its own on sys.meta_path. The module is in sys.modules, so the hook runs now, and that
+    # finder, which can deadlock on names that are pending (docs, "Pitfalls"), never has one.
+    from wrapt import register_post_import_hook
+
+    register_post_import_hook(lambda loaded: patch.repair(loaded, changes), target)
+    return None
 
 
 _HANDS_OFF = {
