@@ -228,6 +228,7 @@ PATCHES = {
     "hybrid-cache-import": ("vision-lora",),
     "input-require-grads": ("unshared", "vision-lora"),
     "skip-list-inner-names-4bit": ("4bit",),
+    "tensor-parallel-adapter-part": ("vision-lora",),
     "trainer-rng-state": ("unshared", "e2b"),
     "transformers-torchcodec-broken": ("audio",),
     "wandb-broken": ("unshared",),
