@@ -111,10 +111,11 @@ def applied() -> Iterator[Wrapper]:
             with suppress(ModuleNotFoundError):  # a family that this release lacks
                 importlib.import_module(target)
             outcome = ledger.find(patch.id, target)
-            for made in outcome.changes._made if outcome and outcome.changes else ():  # noqa: SLF001
-                asked_once = isinstance(made.owner, type) and issubclass(made.owner, PretrainedConfig)
-                if isinstance(made.after, (FunctionType, property)) and not asked_once:
-                    yield Wrapper(patch.id, made.owner, made.name, made.before, made.after)
+            for layer in outcome.changes._made if outcome and outcome.changes else ():  # noqa: SLF001
+                owner, (before, after) = layer.place.owner, layer.made[-1]
+                asked_once = isinstance(owner, type) and issubclass(owner, PretrainedConfig)
+                if isinstance(after, (FunctionType, property)) and not asked_once:
+                    yield Wrapper(patch.id, owner, layer.place.name, before, after)
 
 
 def run_models(dtype: Any) -> None:
