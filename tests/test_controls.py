@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from conftest import PATCH
 
+import zoo_hooks
+
 
 @pytest.fixture(autouse=True)
 def fake(zoo):
@@ -129,6 +131,102 @@ def test_disabled_is_an_ab_run(zoo):
     assert zoo.run(code) == "2 1 1 1 2 SKIPPED APPLIED\n"
 
 
+def test_activate_inside_a_disabled_block_leaves_the_patch_undone(zoo):
+    """Also where another thread calls it; the block's end repairs once, and revert() undoes that."""
+    code = """
+        import fake.core, threading
+        seen = []
+        with zoo_hooks.disabled("bug"):
+            thread = threading.Thread(target=zoo_hooks.activate)
+            thread.start(); thread.join()
+            seen += fake.core.value, zoo_hooks.activate()["bug"].status.name
+        seen += fake.core.value, zoo_hooks.report()["bug"].status.name
+        zoo_hooks.revert("bug")
+        with zoo_hooks.disabled("bug"):
+            pass
+        print(*seen, fake.core.value, zoo_hooks.activate()["bug"].status.name, fake.core.value)
+    """
+    assert zoo.run(code) == "1 SKIPPED 2 APPLIED 1 APPLIED 2\n"
+
+
+def test_disabled_blocks_of_two_threads_end_with_the_last(zoo):
+    """The repair is back when no block is open any more."""
+    code = """
+        import fake.core
+        one, other = zoo_hooks.disabled("bug"), zoo_hooks.disabled("bug")
+        one.__enter__(); other.__enter__()
+        one.__exit__(None, None, None)
+        between = fake.core.value
+        other.__exit__(None, None, None)
+        print(between, fake.core.value)
+    """
+    assert zoo.run(code) == "1 2\n"
+
+
+OVERWRITTEN = """
+    import fake.both
+    def replaced(): return "-"
+    def wrapped(inner=fake.both.shown): return inner() + "+"
+    wrapped.__wrapped__ = fake.both.shown
+    fake.both.shown = {name}
+    row = zoo_hooks.report()["a"]
+    print(row.status.name, "activate" in row.reason, zoo_hooks.fingerprint().endswith("nothing-applied"))
+    print(zoo_hooks.activate()["a"].status.name, fake.both.shown(), zoo_hooks.report()["a"].status.name)
+"""
+
+
+@pytest.mark.parametrize("behavioural", [True, False])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("replaced", "OVERWRITTEN True True\nAPPLIED -A APPLIED\n"),
+        ("wrapped", "APPLIED False False\nAPPLIED -A+ APPLIED\n"),
+    ],
+)
+def test_a_repair_that_other_code_has_overwritten_says_so_and_comes_back(zoo, name, said, behavioural):
+    """As Liger and unsloth replace methods after an import. Who wraps ours leaves it in force."""
+    zoo.module("fake.both", "def shown():\n    return '-'\n")
+    more = "" if behavioural else "behavioural=False, "
+    zoo.patch("fake.both", "a", WRAPS.replace("MARK", "A").replace("measures=", f"{more}measures="))
+    assert zoo.run(OVERWRITTEN.format(name=name)) == said
+
+
+def test_a_repair_that_is_overwritten_in_part_is_made_anew_once(zoo):
+    """What is still ours is undone first, so that nothing is wrapped twice."""
+    zoo.module("fake.both", "def shown():\n    return '-'\ndef other():\n    return '-'\n")
+    source = WRAPS.replace("MARK", "A")
+    repair = next(line for line in source.splitlines() if "changes.wrap" in line)
+    both = [repair, repair.replace('"shown"', '"other"')]
+    zoo.patch("fake.both", "a", source.replace(repair, "\n".join(both)))
+    code = """
+        import fake.both
+        fake.both.shown = lambda: "-"
+        zoo_hooks.activate()
+        print(fake.both.shown(), fake.both.other())
+        zoo_hooks.revert("a")
+        print(fake.both.shown(), fake.both.other())
+    """
+    assert zoo.run(code) == "-A -A\n- -\n"
+
+
+def test_a_patch_that_waits_for_an_upstream_says_that_and_not_that_it_was_missed(zoo):
+    """One of its targets has been imported, the upstream with which it stands has not."""
+    zoo.module("left")
+    zoo.module("right")
+    source = PATCH.format(target="left", upstream="left", more='requires=("left", "right"),')
+    zoo.patch("left", "pair", source.replace("targets=('left',)", "targets=('left', 'right')"))
+    zoo.targets.add("right")
+    code = """
+        import importlib.metadata, right
+        print(zoo_hooks.report()["pair"].reason, "/", zoo_hooks.activate()["pair"].reason)
+    """
+    info = zoo.folder / "site" / "left-1.dist-info"
+    assert zoo.run(code) == "left is not installed / left is not installed\n"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: left\nVersion: 1\n")
+    assert zoo.run(code) == "waits for left / waits for left\n"
+
+
 def test_disabled_ends_when_the_block_raises(zoo):
     """The error comes through, and the repair is back."""
     code = """
@@ -230,13 +328,35 @@ def test_the_report_is_a_table_and_an_html_table(zoo):
 
 
 def test_the_fingerprint_names_what_is_applied(zoo):
-    """It is the same in two processes with the same repairs, and another without them."""
+    """It is the same in two processes with the same repairs, holds our version, and is never that of off."""
     code = "import fake.core; print(zoo_hooks.fingerprint())"
     first, second = zoo.run(code), zoo.run(code)
     assert first == second
-    assert len(first.strip()) == 16
-    assert zoo.run(code, ZOO_HOOKS="-bug") != first
-    assert zoo.run(code, ZOO_HOOKS="0") == zoo.run(code, ZOO_HOOKS="-bug")
+    version, digits = first.strip().split("-")
+    assert (version, len(digits)) == (zoo_hooks.__version__, 16)
+    others = {word: zoo.run(code, ZOO_HOOKS=word).strip() for word in ("-bug", "0", "dry-run")}
+    assert others == {
+        "-bug": f"{version}-nothing-applied",
+        "0": f"{version}-off",
+        "dry-run": f"{version}-dry-run",
+    }
+
+
+def test_a_fingerprint_before_the_imports_says_so_loudly(zoo):
+    """One warning, and a word in place of the digits; no warning after an import of what is right."""
+    zoo.module("fake.right", "value = 3")
+    zoo.patch("fake.right", "mended")
+    code = """
+        import logging
+        logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+        {first}
+        print(zoo_hooks.fingerprint(), zoo_hooks.fingerprint())
+    """
+    words = f"{zoo_hooks.__version__}-nothing-applied"
+    early = zoo.run(code.format(first=""))
+    assert early.startswith("WARNING zoo-hooks: fingerprint() was called before any library")
+    assert early.endswith(f"\n{words} {words}\n")
+    assert zoo.run(code.format(first="import fake.right")) == f"{words} {words}\n"
 
 
 def test_the_fingerprint_follows_the_upstreams_version(zoo):

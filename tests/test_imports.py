@@ -618,7 +618,10 @@ def test_strange_finders_and_loaders(zoo: Zoo, case):
         code = f"import runpy; runpy.run_path({str(main)!r})"
         runs.append(child(code, "-W", "always", check=False, ZOO_HOOKS=word))
         shutil.rmtree(zoo.folder / "site")
-    ours, bare = [(run.returncode, run.stdout, run.stderr) for run in runs]
+    # Up to 3.11 Python warns of an old finder at each import, of which we make more.
+    ours, bare = [(run.returncode, run.stdout, list(dict.fromkeys(run.stderr.splitlines()))) for run in runs]
+    if sys.version_info < ERASED_ON and "raises" in case:
+        ours = (*ours[:2], [line for line in ours[2] if "zoo_hooks" not in line and "find(name" not in line])
     assert ours == bare
 
 

@@ -82,7 +82,7 @@ class Home:
 def dependencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with links to the run-time dependencies and to hatchling, as installed here."""
     folder = tmp_path_factory.mktemp("dependencies")
-    todo = ["wrapt", "importlib-metadata", "packaging", "rich", "hatchling", "editables"]
+    todo = ["importlib-metadata", "packaging", "rich", "hatchling", "editables"]
     seen = set()
     while todo:
         name = canonicalize_name(todo.pop())

@@ -161,10 +161,10 @@ def test_the_metadata_carries_name_version_and_licence(metadata: email.message.M
 
 
 def test_four_libraries_are_required_and_upstreams_only_by_extras(metadata: email.message.Message):
-    """Whoever asks for no extra gets wrapt, importlib-metadata, packaging and rich, on every Python."""
+    """Whoever asks for no extra gets importlib-metadata, packaging and rich, on every Python."""
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     always = {r.name for r in requirements if not (r.marker and "extra" in str(r.marker))}
-    assert always == {"wrapt", "importlib-metadata", "packaging", "rich"}
+    assert always == {"importlib-metadata", "packaging", "rich"}
     assert not [r for r in requirements if r.name in always and r.marker]
     extras = set(metadata.get_all("Provides-Extra"))
     for requirement in requirements:

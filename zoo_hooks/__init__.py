@@ -81,7 +81,7 @@ BEFORE = frozenset(
     }
 )
 
-OFF_WORDS = frozenset({"0", "off", "false", "no"})
+OFF_WORDS = frozenset({"0", "off", "false", "no", "none", "n", "f", "disable", "disabled"})
 
 _PUBLIC = {
     "activate": "zoo_hooks.controls",
@@ -91,8 +91,20 @@ _PUBLIC = {
     "revert": "zoo_hooks.controls",
 }
 
+FRAMES = 300  # that our work may need below the target's; nearer to the recursion limit nothing is repaired
+STACK = 1 << 20  # bytes; in a thread with less nothing is repaired
+
+# A tool that purges sys.modules and imports us again gets the module that is the finder already.
+_me = sys.modules[__name__]
+for _finder in sys.meta_path:
+    if getattr(_finder, "__name__", "") == __name__:
+        _me = sys.modules[__name__] = _finder  # type: ignore[assignment]
+
 _armed: "dict[str, Any]" = {}  # loaders by the target that they are armed for
-_told_broken = False
+_kept: "ModuleType | None" = None  # the engine, also where sys.modules no longer has it
+_check: "Any" = None  # zoo_hooks.safety sets it while our own modules are imported
+_told = False
+_orphaned = False  # forked while another thread was importing: its locks are never released
 
 
 def init() -> None:
@@ -101,44 +113,82 @@ def init() -> None:
     The finder is this module: a class would cost each start as much again as all the rest.
     """
     if not switched_off() and not installed():
-        sys.meta_path.insert(0, sys.modules[__name__])
+        import os
+
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forked)
+        sys.meta_path.insert(0, _me)
 
 
 def installed() -> bool:
     """Tell whether the finder is on ``sys.meta_path``."""
-    return sys.modules[__name__] in sys.meta_path
+    return id(_me) in map(id, sys.meta_path)
 
 
 def switched_off() -> bool:
     """Tell whether ``ZOO_HOOKS`` says that nothing is to be done, as it stands now."""
     import os  # not above: this module outlives most others at exit, and would keep os alive
 
-    return os.environ.get("ZOO_HOOKS", "").strip().lower() in OFF_WORDS
+    try:
+        return os.environ.get("ZOO_HOOKS", "").strip().lower() in OFF_WORDS
+    except BaseException as error:  # the environment has been replaced by something that cannot be read
+        if _outside(error):
+            raise
+        return True
 
 
 def find_spec(
     name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
 ) -> "ModuleSpec | None":
     """Return the spec that the finders behind this one have for a target; None for the rest."""
-    if name not in TARGETS or switched_off():
+    if name not in TARGETS:
+        return None if _check is None else _check(name, path, target)
+    if switched_off() or _cramped():
         return None
     try:
-        behind = list(sys.meta_path)
-        while behind and behind.pop(0) is not sys.modules[__name__]:
-            pass
-        for finder in behind:
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                _arm(spec.loader, name)
-                return spec
-    except Exception:  # noqa: BLE001, S110 - the import system now asks them itself, and its error shows no frame of ours
+        spec = spec_behind(name, path, target)
+    except BaseException as error:
+        _without_frames(error)
+        raise
+    if spec is not None:
+        try:
+            _arm(spec.loader, name)
+        except BaseException as error:  # a loader may be anything
+            if _outside(error):
+                raise
+    return spec
+
+
+def spec_behind(name: str, path: "Any", target: "Any" = None) -> "ModuleSpec | None":
+    """What the finders behind this one say, asked as the import system asks them."""
+    behind = list(sys.meta_path)
+    while behind and behind.pop(0) is not _me:
         pass
+    for finder in behind:
+        find: Any = getattr(finder, "find_spec", None)
+        if find is not None:
+            spec = find(name, path, target)
+        elif legacy := getattr(sys.modules["_frozen_importlib"], "_find_spec_legacy", None):
+            spec = legacy(finder, name, path)  # up to Python 3.11 those with find_module alone are used
+        else:
+            spec = None
+        if spec is not None:
+            return spec  # type: ignore[no-any-return]
     return None
 
 
+def _cramped() -> bool:
+    frame, depth = sys._getframe(), 0  # noqa: SLF001 - documented
+    while frame := frame.f_back:  # type: ignore[assignment]
+        depth += 1
+    thread = sys.modules["_thread"]
+    return sys.getrecursionlimit() - depth < FRAMES or 0 < thread.stack_size() < STACK
+
+
 def _arm(loader: "Any", name: str) -> None:
-    while type(loader).__name__ == "LazyLoader":
-        loader = loader.loader  # it runs the body, and only at the first access
+    for _ in range(9):  # at most: it may be its own
+        if type(loader).__name__ == "LazyLoader":
+            loader = loader.loader  # it runs the body, and only at the first access
     attributes = loader.__dict__
     shadow = attributes.get("exec_module", exec_module)
     if getattr(shadow, "__func__", shadow) is exec_module and hasattr(type(loader), "exec_module"):
@@ -161,41 +211,87 @@ def _disarm(loader: "Any", name: str) -> None:
 
 def exec_module(loader: "Any", module: "ModuleType") -> None:
     """Stand before one loader's own ``exec_module`` until the targets it is armed for have run."""
-    name = module.__spec__.name if module.__spec__ else module.__name__
+    names = getattr(module, "__dict__", {})
+    name = getattr(names.get("__spec__"), "name", None) or names.get("__name__")
     finish = None
     if name in TARGETS:
         _disarm(loader, name)
-    if name in BEFORE and (engine := _engine()):
-        finish = engine.before(module)
+    if name in BEFORE:
+        finish = _run("before", module, name)
     try:
-        type(loader).exec_module(loader, module)
+        for kind in type(loader).__mro__:
+            if "exec_module" in vars(kind):  # a function, or a static or class method
+                vars(kind)["exec_module"].__get__(loader, type(loader))(module)
+                break
     except BaseException as error:
-        # Python 3.11 and later re-raise with the traceback as it stands now, without this frame.
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next
+        _without_frames(error)
         raise
     finally:
         if finish is not None:
             finish()
-    if name in TARGETS and (engine := _engine()):
-        engine.after(module)
+    if name in TARGETS:
+        _run("after", module, name)
 
 
-def _engine() -> "ModuleType | None":
-    global _told_broken
-    try:
-        from zoo_hooks import engine
-    except Exception:  # a broken installation must not break the user's import
-        if not _told_broken:
-            _told_broken = True
-            import logging
+def _without_frames(error: BaseException) -> None:
+    # Python 3.11 and later re-raise with the traceback as it stands now, without our frames.
+    rest = error.__traceback__
+    while rest is not None and rest.tb_frame.f_globals is globals():
+        rest = rest.tb_next
+    BaseException.with_traceback(error, rest)  # the class of the error may not let itself be changed
 
-            logging.getLogger(__name__).warning(
-                "zoo-hooks cannot load and repairs nothing; reinstall it, or set ZOO_HOOKS=0 to silence this",
-                exc_info=True,
-            )
+
+def _run(turn: str, *arguments: "Any") -> "Any":
+    """Let the engine act; nothing but what comes from outside, or strict mode, leaves here."""
+    global _kept
+    if _orphaned:
         return None
-    return engine
+    try:
+        if _kept is None:
+            from zoo_hooks.safety import load
+
+            _kept = load("zoo_hooks.engine")
+        return getattr(_kept, turn)(*arguments)
+    except BaseException as error:
+        if type(error).__name__ == "PatchFailed" or _outside(error):
+            raise
+        _tell(error)
+        return None
+
+
+def _outside(error: BaseException) -> bool:
+    try:
+        from zoo_hooks.safety import from_outside
+    except Exception:  # noqa: BLE001 - a damaged installation
+        return False
+    return from_outside(error)
+
+
+def _tell(error: BaseException) -> None:
+    global _told
+    if _told or isinstance(error, (RecursionError, MemoryError)):
+        return
+    _told = True
+    message = (
+        f"zoo-hooks cannot work and repairs nothing ({type(error).__name__}: {error}); "
+        "`zoo-hooks check` says what is damaged; reinstall it, or set ZOO_HOOKS=0 to silence this"
+    )
+    try:
+        from zoo_hooks.safety import load
+
+        load("zoo_hooks.notices").say(30, message)
+    except Exception:  # noqa: BLE001 - a damaged installation
+        sys.stderr.write(f"{message}\n")
+
+
+def _forked() -> None:
+    # In a child no other thread is left that would release a lock of the import system. Whatever our work
+    # imports could wait for one for ever, so in such a child nothing more is repaired.
+    global _orphaned
+    me = sys.modules["_thread"].get_ident()
+    locks = getattr(sys.modules["_frozen_importlib"], "_module_locks", {})
+    owners = {getattr(reference(), "owner", None) for reference in list(locks.values())}
+    _orphaned = bool(owners - {None, me})
 
 
 def __getattr__(name: str) -> "Any":
@@ -208,3 +304,13 @@ def __getattr__(name: str) -> "Any":
 
 def __dir__() -> "list[str]":
     return sorted({*globals(), *_PUBLIC})
+
+
+def __deepcopy__(_: "Any") -> "Any":  # noqa: N807 - of sys.meta_path, as any finder lets itself be
+    return _me
+
+
+def __reduce_ex__(_: "Any") -> "Any":  # noqa: N807
+    from importlib import import_module
+
+    return import_module, (__name__,)

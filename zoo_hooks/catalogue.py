@@ -13,11 +13,13 @@ from typing import Any
 
 import zoo_hooks.patches
 from zoo_hooks.model import Patch
+from zoo_hooks.safety import from_outside, load
 
-broken: dict[str, Exception] = {}
+broken: dict[str, BaseException] = {}
 """Patch modules that cannot be imported, by the id that their file stands for."""
 
 _loaded: dict[str, Patch | None] = {}
+_kept: dict[str, ModuleType] = {}
 
 
 class UnknownPatch(LookupError):
@@ -36,6 +38,18 @@ def ids() -> dict[str, str]:
         for upstream in upstreams()
         for name, _ in _found(upstream)
     }
+
+
+def keep_modules() -> None:
+    """Put our modules back into sys.modules, where a tool has taken them out or exchanged them.
+
+    A patch that is imported after that would else build on a second copy of them.
+    """
+    for name, module in _kept.items():
+        if sys.modules.get(name) is not module:
+            sys.modules[name] = module
+    for name in [name for name in sys.modules if name.startswith("zoo_hooks.")]:
+        _kept[name] = sys.modules[name]
 
 
 def for_target(target: str) -> list[Patch]:
@@ -99,12 +113,13 @@ def _sources(upstream: str) -> dict[str, bytes | None]:
 def _load(module_name: str) -> Patch | None:
     if module_name not in _loaded:
         try:
-            module: ModuleType = import_module(module_name)
-            patch = module.PATCH
+            patch = load(module_name).PATCH
             if not isinstance(patch, Patch):
                 raise TypeError(f"{module_name}.PATCH is not a Patch")
             _loaded[module_name] = patch
-        except Exception as error:  # noqa: BLE001 - one broken patch module must lose only itself
+        except BaseException as error:  # one broken patch module must lose only itself
+            if from_outside(error):
+                raise
             _loaded[module_name] = None
             broken[module_name.rpartition(".")[2].replace("_", "-")] = error
     return _loaded[module_name]

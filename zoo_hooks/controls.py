@@ -10,8 +10,19 @@ from types import ModuleType
 
 import zoo_hooks
 from zoo_hooks import catalogue, engine, ledger, reports
-from zoo_hooks.changes import CannotRevert
+from zoo_hooks.layers import CannotRevert
 from zoo_hooks.model import Outcome, Patch, Status
+
+
+class _Block:
+    """The ``with disabled(ID)`` blocks of one patch, nested or in several threads, that are open."""
+
+    def __init__(self, undone: list[Outcome]) -> None:
+        self.undone = undone
+        self.depth = 0
+
+
+_blocks: dict[str, _Block] = {}
 
 
 def activate() -> reports.Report:
@@ -19,12 +30,14 @@ def activate() -> reports.Report:
 
     For a process that ran before zoo-hooks was installed, such as a notebook's kernel, and for
     installations whose start-up file never runs (``pip install --target``). Patches that were
-    reverted are applied again. ``ZOO_HOOKS=0`` is obeyed.
+    reverted, or that other code has overwritten, are applied again; one that a ``disabled()`` block
+    has undone is not, before the block ends. ``ZOO_HOOKS=0`` is obeyed.
     """
     if zoo_hooks.switched_off():
         return reports.report()
     zoo_hooks.init()
-    engine.paused.clear()
+    for patch_id in set(engine.paused) - set(_blocks):
+        engine.paused.pop(patch_id, None)
     for target in sorted(zoo_hooks.TARGETS):
         module = sys.modules.get(target)
         if module is None or getattr(module.__spec__, "_initializing", False):
@@ -37,8 +50,11 @@ def activate() -> reports.Report:
 
 def _settled(patch: Patch, target: str, module: ModuleType) -> bool:
     seen = ledger.find(patch.id, target)
-    done = (Status.APPLIED, Status.NOT_NEEDED)
-    return bool(seen and seen.module is module and seen.status in done)
+    if seen is None or seen.module is not module:
+        return False
+    if seen.status is Status.APPLIED:
+        return ledger.in_force(patch, seen)
+    return seen.status is Status.NOT_NEEDED
 
 
 def revert(patch_id: str) -> None:
@@ -57,22 +73,33 @@ def disabled(patch_id: str) -> Iterator[None]:
     Raises what revert() raises; on leaving, CannotRevert if the block left other code's changes
     in the patch's place.
     """
-    if catalogue.get(patch_id).id in engine.paused:
+    patch = catalogue.get(patch_id)
+    if patch_id in engine.paused and patch_id not in _blocks:  # reverted: it stays undone after the block
         yield
         return
-    undone = _pause(patch_id, "inside zoo_hooks.disabled()")
+    if patch_id not in _blocks:
+        _blocks[patch_id] = _Block(_pause(patch_id, "inside zoo_hooks.disabled()"))
+    block = _blocks[patch_id]
+    block.depth += 1
     try:
         yield
     finally:
-        engine.paused.pop(patch_id, None)
-        with contextlib.ExitStack() as stack:
-            # Called last to first: targets imported in the block come after what was there before it.
-            back = {outcome.target for outcome in undone}
-            for outcome in ledger.of_patch(patch_id):
-                if outcome.status is Status.SKIPPED and outcome.target not in back:
-                    stack.callback(engine.fire, [catalogue.get(patch_id)], outcome.target)
-            for outcome in undone:
-                stack.callback(_restore, outcome)
+        block.depth -= 1
+        if not block.depth:
+            del _blocks[patch_id]
+            engine.paused.pop(patch_id, None)
+            _bring_back(patch, block.undone)
+
+
+def _bring_back(patch: Patch, undone: list[Outcome]) -> None:
+    with contextlib.ExitStack() as stack:
+        # Called last to first: targets imported in the block come after what was there before it.
+        back = {outcome.target for outcome in undone}
+        for outcome in ledger.of_patch(patch.id):
+            if outcome.status is Status.SKIPPED and outcome.target not in back:
+                stack.callback(engine.fire, [patch], outcome.target)
+        for outcome in undone:
+            stack.callback(_restore, outcome)
 
 
 def _pause(patch_id: str, reason: str) -> list[Outcome]:

@@ -1,23 +1,25 @@
 """Runs the patches of a target: probe, repair, probe again, record.
 
-Here errors are caught: nothing that a patch does may fail the user's import.
+Here errors are caught: nothing that a patch does may fail the user's import. What a signal handler of the
+user's raises meanwhile is no error of a patch: it goes on to the user, and what was begun is undone.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
+from _thread import get_ident
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
-from zoo_hooks import catalogue, ledger, settings
+from zoo_hooks import catalogue, ledger, notices, settings
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Outcome, Patch, Status, Verdict
+from zoo_hooks.safety import from_outside
 
-_log = logging.getLogger("zoo_hooks")
-_told: set[str] = set()
-_busy: dict[tuple[str, str], object] = {}
+_busy: dict[tuple[str, str], tuple[int, Changes]] = {}
+"""Patches that a thread is at, by id and target: that thread, and what it has changed so far."""
 paused: dict[str, str] = {}
 """Patches that the user has undone, by id, and why. Written by zoo_hooks.controls."""
 
@@ -30,25 +32,24 @@ class PatchFailed(RuntimeError):
     """Raised out of the user's import, instead of a log line, where ``ZOO_HOOKS_STRICT=1``."""
 
 
-def before(module: ModuleType) -> Callable[[], None]:
+def before(module: ModuleType, target: str) -> Callable[[], None]:
     """Run the patches that act before a target's body; the result undoes them after it."""
     made: list[Changes] = []
-    for patch in patches_of(module.__name__, "before"):
-        outcome = _run(patch, module.__name__, module)
+    for patch in patches_of(target, "before"):
+        outcome = _run(patch, target, module)
         if outcome and outcome.changes:
             made.append(outcome.changes)
 
     def finish() -> None:
         for changes in reversed(made):
             if trouble := _roll_back(changes):
-                _tell(f"what stood in while {module.__name__} loaded is{trouble.lstrip(';')}")
+                _tell(f"what stood in while {target} loaded is{trouble.lstrip(';')}")
 
     return finish
 
 
-def after(executed: ModuleType) -> None:
+def after(executed: ModuleType, target: str) -> None:
     """Run the patches of a target whose body has just run in the module ``executed``."""
-    target = executed.__spec__.name if executed.__spec__ else executed.__name__
     current = sys.modules.get(target)  # modules may have replaced themselves while loading
     if current is None:
         return
@@ -67,9 +68,12 @@ def _module_seen(patch: Patch, target: str) -> ModuleType | None:
 
 def patches_of(target: str, when: str) -> list[Patch]:
     """Patches of a target that can be loaded; those that cannot are told of."""
+    catalogue.keep_modules()
     try:
         found = [patch for patch in catalogue.for_target(target) if patch.when == when]
-    except Exception as error:  # noqa: BLE001 - a damaged installation must not break the import
+    except BaseException as error:  # a damaged installation must not break the import
+        if from_outside(error):
+            raise
         _tell(f"the patches of {target} cannot be loaded: {error!r}", error)
         return []
     for patch_id, reason in list(catalogue.broken.items()):
@@ -85,70 +89,64 @@ def fire(patches: list[Patch], target: str, *, late: bool = False) -> None:
 
 
 def _run(patch: Patch, target: str, module: ModuleType, *, late: bool = False) -> Outcome | None:
-    claim = object()
+    claim = get_ident(), Changes()
     if _busy.setdefault((patch.id, target), claim) is not claim:
         return None  # another thread is at it
     try:
-        outcome = _attempt(patch, target, module)
+        outcome = _attempt(patch, target, module, claim[1])
     finally:
-        del _busy[patch.id, target]
+        _busy.pop((patch.id, target), None)
     outcome = replace(outcome, late=outcome.late or late)
     kept = outcome if patch.when == "after" else replace(outcome, changes=None)
     ledger.record(kept)
     if outcome.status is Status.FAILED:
         link = f" ({patch.links[0]})" if patch.links else ""
         _tell(f"patch {patch.id} failed: {outcome.reason}{link}", outcome.error)
-    else:
-        quiet = (Status.NOT_NEEDED, Status.SKIPPED, Status.PENDING)
-        level = logging.DEBUG if outcome.status in quiet else logging.INFO
-        _log.log(level, "%s: %s: %s", patch.id, outcome.status.value, outcome.reason)
+    elif outcome.status not in (Status.NOT_NEEDED, Status.SKIPPED, Status.PENDING):
+        notices.say(notices.INFO, f"{patch.id}: {outcome.status.value}: {outcome.reason}")
     return outcome
 
 
-def _attempt(patch: Patch, target: str, module: ModuleType) -> Outcome:
-    def outcome(status: Status, reason: str = "", error: Exception | None = None) -> Outcome:
+def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes) -> Outcome:
+    def outcome(status: Status, reason: str = "", error: BaseException | None = None) -> Outcome:
         return Outcome(patch.id, target, status, reason, error, module=module)
 
-    changes = Changes()
     stage = "reading ZOO_HOOKS"
     try:
         current = settings.read()
-        if refusal := paused.get(patch.id) or current.refusal(patch.id):
-            return outcome(Status.SKIPPED, refusal)
-        if waits := [name for name in patch.requires if name not in sys.modules]:
-            return outcome(Status.PENDING, f"waits for {' and '.join(waits)}")
+        if held_back := _held_back(patch, current):
+            return outcome(*held_back)
         stage = "probe"
         verdict = Verdict(patch.probe(module))
         seen = ledger.find(patch.id, target)
-        ours = seen.changes if seen and seen.changes and seen.changes.in_place else None
+        earlier = seen.changes if seen else None
         if verdict is not Verdict.AFFECTED:
-            return seen if seen and ours and verdict is Verdict.FIXED else outcome(*_HANDS_OFF[verdict])
+            kept = seen and earlier and earlier.in_place and verdict is Verdict.FIXED
+            return seen if seen and kept else outcome(*_HANDS_OFF[verdict])
         if current.dry_run:
             return outcome(Status.DRY_RUN, "would be repaired")
         stage = "repair"
-        if ours:  # after a reload, what was changed outside the target must not be changed twice
-            ours.undo()
-        _repair(patch, target, module, changes)
+        if earlier:  # what is left of it after a reload, or after other code, must not be changed twice
+            earlier.undo(partly=True)
+        patch.repair(module, changes)
         stage = "after the repair"
         _insist(patch, module, changes)
         return replace(outcome(Status.APPLIED, patch.title), changes=changes)
-    except Exception as error:  # noqa: BLE001 - see the module's docstring
-        reason = f"{stage}: {type(error).__name__}: {error}"
-        return outcome(Status.FAILED, reason + _roll_back(changes), error)
-    except BaseException:
-        _roll_back(changes)
-        raise
+    except BaseException as error:  # see the module's docstring
+        trouble = _roll_back(changes)
+        if from_outside(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        if stage == "probe":
+            return outcome(Status.UNKNOWN, f"the probe does not know this code; it raised {reason}", error)
+        return outcome(Status.FAILED, f"{stage}: {reason}{trouble}", error)
 
 
-def _repair(patch: Patch, target: str, module: ModuleType, changes: Changes) -> None:
-    if patch.when == "before":
-        return patch.repair(module, changes)
-    # Not above: where nothing is to be repaired nobody pays for wrapt, which also imports asyncio and
-    # puts a finder of its own on sys.meta_path. The module is in sys.modules, so the hook runs now, and that
-    # finder, which can deadlock on names that are pending (docs, "Pitfalls"), never has one.
-    from wrapt import register_post_import_hook
-
-    register_post_import_hook(lambda loaded: patch.repair(loaded, changes), target)
+def _held_back(patch: Patch, current: settings.Settings) -> tuple[Status, str] | None:
+    if refusal := paused.get(patch.id) or current.refusal(patch.id):
+        return Status.SKIPPED, refusal
+    if waits := [name for name in patch.requires if name not in sys.modules]:
+        return Status.PENDING, f"waits for {' and '.join(waits)}"
     return None
 
 
@@ -168,15 +166,28 @@ def _insist(patch: Patch, module: ModuleType, changes: Changes) -> None:
 def _roll_back(changes: Changes) -> str:
     try:
         changes.undo()
-    except Exception as error:  # noqa: BLE001 - CannotRevert, or what the owner of an attribute raises
+    except BaseException as error:  # CannotRevert, or what the owner of an attribute raises
+        if from_outside(error):
+            raise
         return f"; not rolled back: {error}"
     return ""
 
 
-def _tell(message: str, error: Exception | None = None) -> None:
+def _tell(message: str, error: BaseException | None = None) -> None:
     """Log once; raise instead in strict mode."""
     if error is not None and settings.strict():
         raise PatchFailed(f"zoo-hooks: {message}") from error
-    if message not in _told:
-        _told.add(message)
-        _log.warning("zoo-hooks: %s", message)
+    notices.say(notices.WARNING, f"zoo-hooks: {message}")
+
+
+def _forked() -> None:
+    # What another thread was at will not be finished in this process.
+    me = get_ident()
+    for key, (thread, changes) in list(_busy.items()):
+        if thread != me:
+            del _busy[key]
+            _roll_back(changes)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

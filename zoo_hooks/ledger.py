@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zoo_hooks.model import Outcome
+from zoo_hooks.model import Outcome, Patch, Verdict
+from zoo_hooks.safety import from_outside
 
 _outcomes: dict[tuple[str, str], Outcome] = {}
 
@@ -21,3 +22,21 @@ def find(patch_id: str, target: str) -> Outcome | None:
 def of_patch(patch_id: str) -> list[Outcome]:
     """The outcomes of a patch at all its targets."""
     return [outcome for outcome in list(_outcomes.values()) if outcome.patch == patch_id]
+
+
+def anything() -> bool:
+    """Tell whether any patch has had its turn in this process."""
+    return bool(_outcomes)
+
+
+def in_force(patch: Patch, outcome: Outcome) -> bool:
+    """Tell whether an applied repair still acts, also where other code has since changed its places."""
+    if outcome.changes is None or outcome.module is None or outcome.changes.in_place:
+        return True
+    try:
+        if patch.behavioural:
+            return Verdict(patch.probe(outcome.module)) is not Verdict.AFFECTED
+    except BaseException as error:  # as the engine does
+        if from_outside(error):
+            raise
+    return outcome.changes.within_reach

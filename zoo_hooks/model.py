@@ -24,6 +24,7 @@ class Status(enum.Enum):
 
     PENDING = "pending"
     APPLIED = "applied"
+    OVERWRITTEN = "overwritten"
     NOT_NEEDED = "not needed"
     UNKNOWN = "unknown"
     FAILED = "failed"
@@ -94,7 +95,7 @@ class Outcome:
     status: Status
     reason: str = ""
     """Why, in a sentence; empty where the status says it all."""
-    error: Exception | None = None
+    error: BaseException | None = None
     late: bool = False
     """True if the target was imported before zoo-hooks could see it, and was repaired afterwards."""
     module: ModuleType | None = field(default=None, repr=False)

@@ -6,15 +6,17 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from zoo_hooks import catalogue, settings
-from zoo_hooks.ledger import of_patch
-from zoo_hooks.model import Patch, Status
+import zoo_hooks
+from zoo_hooks import catalogue, ledger, notices, settings
+from zoo_hooks.ledger import in_force, of_patch
+from zoo_hooks.model import Outcome, Patch, Status
 from zoo_hooks.releases import claimed_upstreams, retired_by, version
 
 # What a patch with several targets is said to be: the first of these that any of them has.
 _WEIGHT = (
     Status.FAILED,
     Status.UNKNOWN,
+    Status.OVERWRITTEN,
     Status.APPLIED,
     Status.DRY_RUN,
     Status.NOT_NEEDED,
@@ -73,6 +75,7 @@ class Report:
 
 def report() -> Report:
     """Say what became of each patch in this process, with the versions installed."""
+    notices.flush()
     current = settings.read()
     rows = [_row(patch, current) for patch in catalogue.everything()]
     rows += [
@@ -84,38 +87,75 @@ def report() -> Report:
 
 
 def fingerprint() -> str:
-    """Digest of which patches are applied to which versions of their upstreams.
+    """What of zoo-hooks acts in this process, in one word for experiment logs.
 
-    16 hexadecimal digits, the same in every process with the same repairs; for experiment logs.
+    The version of zoo-hooks, and 16 hexadecimal digits that are the same in every process with the same
+    repairs of the same versions of their upstreams: ``0.1.0-5bd1c0ffee5bd1c0``. Where nothing is applied it
+    says so in place of the digits: ``off``, ``dry-run``, or ``nothing-applied``, of which a warning is logged
+    if no library with a patch has been imported yet.
     """
-    import hashlib
-    import json
-
     applied = [
         [patch.id, [[name, version(name)] for name in sorted(claimed_upstreams(patch))]]
         for patch in catalogue.everything()
-        if any(outcome.status is Status.APPLIED for outcome in of_patch(patch.id))
+        if any(_status(patch, outcome)[0] is Status.APPLIED for outcome in of_patch(patch.id))
     ]
+    return f"{zoo_hooks.__version__}-{_digest(applied) if applied else _why_none()}"
+
+
+def _digest(applied: list[Any]) -> str:
+    import hashlib
+    import json
+
     return hashlib.sha256(json.dumps(applied).encode()).hexdigest()[:16]
+
+
+def _why_none() -> str:
+    current = settings.read()
+    if current.off or current.dry_run:
+        return "off" if current.off else "dry-run"
+    if not ledger.anything():
+        notices.say(
+            notices.WARNING,
+            "zoo-hooks: fingerprint() was called before any library with a patch was imported, so it "
+            "names no repair; call it after the imports",
+        )
+    return "nothing-applied"
 
 
 def _row(patch: Patch, current: settings.Settings) -> Row:
     installed = version(patch.upstream)
-    outcomes = of_patch(patch.id)
+    outcomes = [outcome for outcome in of_patch(patch.id) if outcome.status is not Status.PENDING]
     if outcomes:
-        chosen = min(outcomes, key=lambda outcome: _WEIGHT.index(outcome.status))
-        status, reason = chosen.status, chosen.reason
+        found = [_status(patch, outcome) for outcome in outcomes]
+        status, reason = min(found, key=lambda pair: _WEIGHT.index(pair[0]))
     elif refusal := current.refusal(patch.id):
         status, reason = Status.SKIPPED, refusal
-    elif any(target in sys.modules for target in patch.targets):
-        status = Status.PENDING
-        remedy = "zoo_hooks.activate() repairs it" if patch.when == "after" else "too late for this patch"
-        reason = f"imported before zoo-hooks could see it; {remedy}"
-    elif installed is None:
-        status, reason = Status.PENDING, f"{patch.upstream} is not installed"
     else:
-        status, reason = Status.PENDING, f"{patch.targets[0]} has not been imported"
+        status, reason = Status.PENDING, _waits_for(patch, installed)
     late = any(outcome.late for outcome in outcomes)
     return Row(
         patch.id, patch.upstream, installed, status, reason, patch.title, late, tuple(retired_by(patch))
     )
+
+
+def _status(patch: Patch, outcome: Outcome) -> tuple[Status, str]:
+    if outcome.status is Status.APPLIED and not in_force(patch, outcome):
+        return Status.OVERWRITTEN, (
+            "other code has replaced what the repair had put in, and the bug is back; "
+            "zoo_hooks.activate() repairs it again"
+        )
+    return outcome.status, outcome.reason
+
+
+def _waits_for(patch: Patch, installed: str | None) -> str:
+    """Why a patch has not had its turn."""
+    awaited = [name for name in patch.requires if name not in sys.modules]
+    if any(target in sys.modules for target in patch.targets) and not awaited:
+        if patch.when == "before":
+            return "imported before zoo-hooks could see it; too late for this patch"
+        return "imported before zoo-hooks could see it; zoo_hooks.activate() repairs it"
+    if installed is None and patch.upstream not in sys.modules:
+        return f"{patch.upstream} is not installed"
+    if awaited and any(target in sys.modules for target in patch.targets):
+        return f"waits for {' and '.join(awaited)}"
+    return f"{patch.targets[0]} has not been imported"

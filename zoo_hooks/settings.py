@@ -1,22 +1,24 @@
-"""What ``ZOO_HOOKS`` and ``ZOO_HOOKS_STRICT`` say, read anew each time."""
+"""What ``ZOO_HOOKS`` and ``ZOO_HOOKS_STRICT`` say; read anew each time, parsed once for each value."""
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from zoo_hooks import OFF_WORDS, catalogue, switched_off
+from zoo_hooks import OFF_WORDS, catalogue, notices, switched_off
 
-ON_WORDS = frozenset({"1", "on", "true", "yes"})
+ON_WORDS = frozenset({"1", "on", "true", "yes", "y", "t", "all", "enable", "enabled"})
+DRY_RUN_WORDS = frozenset({"dry-run", "dryrun", "dry_run", "dry"})
 FORMS = (
     "0 (off), 1 (on, the default), dry-run, patch ids with * allowed, as in cache-* (only these) "
-    "or -cache-* (all but these)"
+    "or -cache-* (all but these), or an upstream, as in -peft/*"
 )
-
-_log = logging.getLogger("zoo_hooks")
-_told: set[str] = set()
+LONGEST = 4000
+"""Characters that are read. All patch ids are half as long."""
+HINTS = 3
+"""Words of one value that are told of."""
 
 
 @dataclass(frozen=True)
@@ -25,56 +27,89 @@ class Settings:
 
     off: bool = False
     dry_run: bool = False
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    """Ids that are named; None where no word names any."""
     without: tuple[str, ...] = ()
 
     def refusal(self, patch_id: str) -> str:
         """Say why a patch is switched off; empty if it is not."""
         if self.off:
             return "switched off by ZOO_HOOKS"
-        if any(fnmatchcase(patch_id, pattern) for pattern in self.without):
+        if patch_id in self.without:
             return "left out by ZOO_HOOKS"
-        if self.only and not any(fnmatchcase(patch_id, pattern) for pattern in self.only):
+        if self.only is not None and patch_id not in self.only:
             return "not among those that ZOO_HOOKS names"
         return ""
 
 
 def read() -> Settings:
-    """Parse the environment. A word that means nothing is warned of once, and left out."""
-    text = os.environ.get("ZOO_HOOKS", "").strip().lower()
+    """Parse the environment.
+
+    Whoever sets the variable wants less than the default. So a word that means nothing selects nothing,
+    and one that should leave something out, and is not understood, leaves out everything. It is told of once.
+    """
     if switched_off():
         return Settings(off=True)
+    return _parse(os.environ.get("ZOO_HOOKS", "").strip().lower())
+
+
+@functools.lru_cache(maxsize=16)
+def _parse(text: str) -> Settings:
     if text in ON_WORDS or not text:
         return Settings()
-    dry_run = False
-    only: list[str] = []
+    words = [word.strip() for word in text[:LONGEST].split(",") if word.strip()]
+    chosen: list[str] = []
     without: list[str] = []
-    known = catalogue.ids()
-    for word in filter(None, map(str.strip, text.split(","))):
-        pattern = word.removeprefix("-")
-        if word == "dry-run":
-            dry_run = True
-        elif not any(fnmatchcase(patch_id, pattern) for patch_id in known):
-            import difflib
+    unknown: list[str] = [] if len(text) <= LONGEST else [f"what follows {LONGEST} characters"]
+    for word in words:
+        if word not in DRY_RUN_WORDS | ON_WORDS:
+            found = _ids(word.removeprefix("-"))
+            (without if word.startswith("-") else chosen).extend(found)
+            unknown += [] if found else [word]
+    dry_run = any(word in DRY_RUN_WORDS for word in words)
+    only = None if all(word.startswith("-") or word in DRY_RUN_WORDS | ON_WORDS for word in words) else chosen
+    off = any(word.startswith("-") for word in unknown) or len(text) > LONGEST
+    current = Settings(off, dry_run, None if only is None else tuple(only), tuple(without))
+    if unknown:
+        _tell_unknown(unknown, current)
+    return current
 
-            families = {f"{patch_id.partition('-')[0]}-*" for patch_id in known}
-            near = difflib.get_close_matches(pattern, ["dry-run", "off", *known, *sorted(families)], n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            _tell(f"ZOO_HOOKS: {word!r} is no setting and matches no patch.{hint} Valid forms: {FORMS}.")
-        else:
-            (without if word.startswith("-") else only).append(pattern)
-    return Settings(dry_run=dry_run, only=tuple(only), without=tuple(without))
+
+def _ids(pattern: str) -> list[str]:
+    """Ids that a word names: with ``*``, by their upstream, before a slash or alone, or by how they begin."""
+    upstream, slash, name = pattern.replace("_", "-").rpartition("/")
+    found = []
+    for patch_id, module in catalogue.ids().items():
+        stands_with = module.split(".")[-2].replace("_", "-")
+        named = fnmatchcase(patch_id, name) or fnmatchcase(patch_id, f"{name}-*")
+        if (named and fnmatchcase(stands_with, upstream)) if slash else (named or stands_with == name):
+            found.append(patch_id)
+    return found
+
+
+def _tell_unknown(unknown: list[str], current: Settings) -> None:
+    import difflib
+
+    families = {f"{patch_id.partition('-')[0]}-*" for patch_id in catalogue.ids()}
+    known = [*catalogue.ids(), "dry-run", "off", *sorted(families)]
+    said = []
+    for word in unknown[:HINTS]:
+        sign = "-" if word.startswith("-") else ""
+        near = difflib.get_close_matches(word.removeprefix("-")[:60], known, n=1)
+        said.append(f"{word[:60]!r}" + (f" (did you mean {sign + near[0]!r}?)" if near else ""))
+    more = f" and {len(unknown) - HINTS} more" if len(unknown) > HINTS else ""
+    left = "nothing" if current.off or current.only == () else f"only {', '.join(current.only or ())}"
+    notices.say(
+        notices.WARNING,
+        f"ZOO_HOOKS: {', '.join(said)}{more} {'is' if len(unknown) == 1 else 'are'} no setting and no patch. "
+        f"To be on the safe side {left[:300]} is repaired. Valid forms: {FORMS}.",
+    )
 
 
 def strict() -> bool:
     """Tell whether ``ZOO_HOOKS_STRICT`` asks for errors to be raised."""
     text = os.environ.get("ZOO_HOOKS_STRICT", "").strip().lower()
     if text and text not in ON_WORDS | OFF_WORDS:
-        _tell(f"ZOO_HOOKS_STRICT: {text!r} is neither 1 nor 0; errors do not raise")
+        message = f"ZOO_HOOKS_STRICT: {text[:60]!r} is neither 1 nor 0; errors do not raise"
+        notices.say(notices.WARNING, message)
     return text in ON_WORDS
-
-
-def _tell(message: str) -> None:
-    if message not in _told:
-        _told.add(message)
-        _log.warning(message)

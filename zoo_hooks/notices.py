@@ -1,0 +1,54 @@
+"""What is logged, and when: never while a lock of the import system could be waited for."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+
+from zoo_hooks.safety import from_outside, load
+
+WARNING, INFO, DEBUG = 30, 20, 10  # as logging has them, which is imported only to say something
+
+_waiting: deque[tuple[int, str]] = deque(maxlen=1000)
+_said: set[str] = set()
+_at_exit = False
+
+
+def say(level: int, message: str) -> None:
+    """Log once on the logger ``zoo_hooks``; later, if that could make an import wait.
+
+    While one thread imports and logs, another may hold the lock of a handler and wait for that very
+    import. So with other threads about, what is said during an import is kept until it is over: for the
+    next that is said outside one, for a report, or for the end of the process.
+    """
+    global _at_exit
+    if message in _said or (level < WARNING and "logging" not in sys.modules):
+        return
+    _said.add(message)
+    _waiting.append((level, message))
+    if len(sys._current_frames()) == 1 or not _importing():  # noqa: SLF001 - documented
+        flush()
+    elif not _at_exit:
+        import atexit
+
+        _at_exit = True
+        atexit.register(flush)
+
+
+def flush() -> None:
+    """Log what waits. What a filter or handler raises at that is dropped: the user has not logged it."""
+    while _waiting:
+        level, message = _waiting.popleft()
+        try:
+            load("logging").getLogger("zoo_hooks").log(level, "%s", message)
+        except BaseException as error:
+            if from_outside(error):
+                raise
+
+
+def _importing() -> bool:
+    frame = sys._getframe()  # noqa: SLF001
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code.co_filename.startswith("<frozen importlib"):  # our own exec_module too
+            return True
+    return False
