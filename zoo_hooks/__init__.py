@@ -91,20 +91,15 @@ _PUBLIC = {
     "revert": "zoo_hooks.controls",
 }
 
-FRAMES = 300  # that our work may need below the target's; nearer to the recursion limit nothing is repaired
-STACK = 1 << 20  # bytes; in a thread with less nothing is repaired
-
 # A tool that purges sys.modules and imports us again gets the module that is the finder already.
 _me = sys.modules[__name__]
 for _finder in sys.meta_path:
     if getattr(_finder, "__name__", "") == __name__:
         _me = sys.modules[__name__] = _finder  # type: ignore[assignment]
 
-_armed: "dict[str, Any]" = {}  # loaders by the target that they are armed for
-_kept: "ModuleType | None" = None  # the engine, also where sys.modules no longer has it
+_arming: "ModuleType | None" = None  # zoo_hooks.arming, from the first target on
 _check: "Any" = None  # zoo_hooks.safety sets it while our own modules are imported
-_told = False
-_orphaned = False  # forked while another thread was importing: its locks are never released
+_orphaned = False  # forked while another thread was importing
 
 
 def init() -> None:
@@ -112,7 +107,7 @@ def init() -> None:
 
     The finder is this module: a class would cost each start as much again as all the rest.
     """
-    if not switched_off() and not installed():
+    if not installed() and not switched_off():
         import os
 
         if hasattr(os, "register_at_fork"):
@@ -132,7 +127,7 @@ def switched_off() -> bool:
     try:
         return os.environ.get("ZOO_HOOKS", "").strip().lower() in OFF_WORDS
     except BaseException as error:  # the environment has been replaced by something that cannot be read
-        if _outside(error):
+        if arming().outside(error):
             raise
         return True
 
@@ -141,152 +136,44 @@ def find_spec(
     name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
 ) -> "ModuleSpec | None":
     """Return the spec that the finders behind this one have for a target; None for the rest."""
-    if name not in TARGETS:
-        return None if _check is None else _check(name, path, target)
-    if switched_off() or _cramped():
-        return None
-    try:
-        spec = spec_behind(name, path, target)
-    except BaseException as error:
-        _without_frames(error)
-        raise
-    if spec is not None:
+    if name in TARGETS:
         try:
-            _arm(spec.loader, name)
-        except BaseException as error:  # a loader may be anything
-            if _outside(error):
-                raise
-    return spec
-
-
-def spec_behind(name: str, path: "Any", target: "Any" = None) -> "ModuleSpec | None":
-    """What the finders behind this one say, asked as the import system asks them."""
-    behind = list(sys.meta_path)
-    while behind and behind.pop(0) is not _me:
-        pass
-    for finder in behind:
-        find: Any = getattr(finder, "find_spec", None)
-        if find is not None:
-            spec = find(name, path, target)
-        elif legacy := getattr(sys.modules["_frozen_importlib"], "_find_spec_legacy", None):
-            spec = legacy(finder, name, path)  # up to Python 3.11 those with find_module alone are used
-        else:
-            spec = None
-        if spec is not None:
-            return spec  # type: ignore[no-any-return]
-    return None
-
-
-def _cramped() -> bool:
-    frame, depth = sys._getframe(), 0  # noqa: SLF001 - documented
-    while frame := frame.f_back:  # type: ignore[assignment]
-        depth += 1
-    thread = sys.modules["_thread"]
-    return sys.getrecursionlimit() - depth < FRAMES or 0 < thread.stack_size() < STACK
-
-
-def _arm(loader: "Any", name: str) -> None:
-    for _ in range(9):  # at most: it may be its own
-        if type(loader).__name__ == "LazyLoader":
-            loader = loader.loader  # it runs the body, and only at the first access
-    attributes = loader.__dict__
-    shadow = attributes.get("exec_module", exec_module)
-    if getattr(shadow, "__func__", shadow) is exec_module and hasattr(type(loader), "exec_module"):
-        # A module's body that warns with a stacklevel, and the traceback of one that fails, look past
-        # the import system's frames, which Python knows by this file name. Ours is one of them.
-        exec_module.__code__ = exec_module.__code__.replace(co_filename="<frozen importlib._bootstrap>")
-        _armed[name] = loader
-        attributes.setdefault("exec_module", exec_module.__get__(loader))
-
-
-def _disarm(loader: "Any", name: str) -> None:
-    # A loader may serve many modules and threads at once (zipimport, pytest's rewriter). No lock is
-    # needed: who arms one writes _armed first, and here it is read again after the removal.
-    _armed.pop(name, None)
-    if id(loader) not in map(id, list(_armed.values())):
-        shadow = loader.__dict__.pop("exec_module", None)
-        if shadow and id(loader) in map(id, list(_armed.values())):
-            loader.__dict__["exec_module"] = shadow
-
-
-def exec_module(loader: "Any", module: "ModuleType") -> None:
-    """Stand before one loader's own ``exec_module`` until the targets it is armed for have run."""
-    names = getattr(module, "__dict__", {})
-    name = getattr(names.get("__spec__"), "name", None) or names.get("__name__")
-    finish = None
-    if name in TARGETS:
-        _disarm(loader, name)
-    if name in BEFORE:
-        finish = _run("before", module, name)
-    try:
-        for kind in type(loader).__mro__:
-            if "exec_module" in vars(kind):  # a function, or a static or class method
-                vars(kind)["exec_module"].__get__(loader, type(loader))(module)
-                break
-    except BaseException as error:
-        _without_frames(error)
-        raise
-    finally:
-        if finish is not None:
-            finish()
-    if name in TARGETS:
-        _run("after", module, name)
-
-
-def _without_frames(error: BaseException) -> None:
-    # Python 3.11 and later re-raise with the traceback as it stands now, without our frames.
-    rest = error.__traceback__
-    while rest is not None and rest.tb_frame.f_globals is globals():
-        rest = rest.tb_next
-    BaseException.with_traceback(error, rest)  # the class of the error may not let itself be changed
-
-
-def _run(turn: str, *arguments: "Any") -> "Any":
-    """Let the engine act; nothing but what comes from outside, or strict mode, leaves here."""
-    global _kept
-    if _orphaned:
-        return None
-    try:
-        if _kept is None:
-            from zoo_hooks.safety import load
-
-            _kept = load("zoo_hooks.engine")
-        return getattr(_kept, turn)(*arguments)
-    except BaseException as error:
-        if type(error).__name__ == "PatchFailed" or _outside(error):
+            return arming().find_spec(name, path, target)  # type: ignore[no-any-return]
+        except BaseException as error:  # of a finder behind
+            arming().without_frames(error)
             raise
-        _tell(error)
-        return None
+    return None if _check is None else _check(name, path, target)
 
 
-def _outside(error: BaseException) -> bool:
-    try:
-        from zoo_hooks.safety import from_outside
-    except Exception:  # noqa: BLE001 - a damaged installation
-        return False
-    return from_outside(error)
+def arming() -> "ModuleType | Any":
+    """The module that arms the loaders of targets.
 
-
-def _tell(error: BaseException) -> None:
-    global _told
-    if _told or isinstance(error, (RecursionError, MemoryError)):
-        return
-    _told = True
-    message = (
-        f"zoo-hooks cannot work and repairs nothing ({type(error).__name__}: {error}); "
-        "`zoo-hooks check` says what is damaged; reinstall it, or set ZOO_HOOKS=0 to silence this"
-    )
-    try:
-        from zoo_hooks.safety import load
-
-        load("zoo_hooks.notices").say(30, message)
-    except Exception:  # noqa: BLE001 - a damaged installation
-        sys.stderr.write(f"{message}\n")
+    It is not imported, for that can dead-lock inside find_spec, but executed as it would be, without a lock.
+    To define here what it holds would cost each start of Python a third more.
+    """
+    global _arming
+    if _arming is None:
+        name, file = f"{__name__}.arming", f"{__path__[0]}/arming.py"
+        module: Any = type(sys)(name)
+        module.zoo_hooks = _me
+        try:
+            try:
+                loader = sys.modules["_frozen_importlib_external"].SourceFileLoader(name, file)
+                code = loader.get_code(name)
+            except (FileNotFoundError, NotADirectoryError):  # we are in an archive
+                code = compile(__spec__.loader.get_data(file), file, "exec")  # type: ignore[union-attr]
+            exec(code, module.__dict__)  # noqa: S102
+            module.find_spec, module.outside  # noqa: B018
+        except (AttributeError, EOFError, FileNotFoundError, NameError, SyntaxError) as error:
+            sys.stderr.write(f"zoo-hooks repairs nothing, for {file} is damaged ({error}); reinstall it\n")
+            module.find_spec = module.outside = lambda *_: None
+        _arming = module
+    return _arming
 
 
 def _forked() -> None:
-    # In a child no other thread is left that would release a lock of the import system. Whatever our work
-    # imports could wait for one for ever, so in such a child nothing more is repaired.
+    # No other thread is left in a child that would release a lock of the import system. What our work imports
+    # could wait for one for ever, so nothing more is repaired where any was held.
     global _orphaned
     me = sys.modules["_thread"].get_ident()
     locks = getattr(sys.modules["_frozen_importlib"], "_module_locks", {})
@@ -306,7 +193,7 @@ def __dir__() -> "list[str]":
     return sorted({*globals(), *_PUBLIC})
 
 
-def __deepcopy__(_: "Any") -> "Any":  # noqa: N807 - of sys.meta_path, as any finder lets itself be
+def __deepcopy__(_: "Any") -> "Any":  # noqa: N807 - of sys.meta_path, as any finder lets itself be copied
     return _me
 
 

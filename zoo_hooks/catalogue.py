@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -59,12 +58,15 @@ def for_target(target: str) -> list[Patch]:
     them and requires both, so it was loaded when a target of that one was imported.
     """
     upstream = target.partition(".")[0]
-    if upstream in upstreams():
-        forms = (f'"{target}"'.encode(), f"'{target}'".encode())
-        for name, source in _sources(upstream).items():
-            if source is None or any(form in source for form in forms):
-                _load(f"{zoo_hooks.patches.__name__}.{upstream}.{name}")
-    return [patch for patch in list(_loaded.values()) if patch and target in patch.targets]
+    there = upstream in upstreams()
+    forms = (f'"{target}"'.encode(), f"'{target}'".encode())
+    for name, source in _sources(upstream).items() if there else ():
+        if source is None or any(form in source for form in forms):
+            _load(f"{zoo_hooks.patches.__name__}.{upstream}.{name}")
+    found = [patch for patch in list(_loaded.values()) if patch and target in patch.targets]
+    if not there and not found:
+        raise LookupError(f"the folder of the patches for {upstream} is missing; reinstall zoo-hooks")
+    return found
 
 
 def everything() -> list[Patch]:
@@ -90,6 +92,8 @@ def get(patch_id: str) -> Patch:
 
 def case_report(patch: Patch) -> str:
     """The docstring of a patch's module, with its sections Symptom, Cause and Repair."""
+    import inspect
+
     return inspect.cleandoc(sys.modules[patch.module].__doc__ or "")
 
 

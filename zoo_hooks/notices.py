@@ -40,10 +40,20 @@ def flush() -> None:
     while _waiting:
         level, message = _waiting.popleft()
         try:
-            load("logging").getLogger("zoo_hooks").log(level, "%s", message)
+            _log(level, message)
         except BaseException as error:
             if from_outside(error):
                 raise
+
+
+def _log(level: int, message: str) -> None:
+    try:
+        logger = load("logging").getLogger("zoo_hooks")
+    except ImportError:  # a file beside the script stands in its place
+        if level >= WARNING:
+            sys.stderr.write(f"{message}\n")
+    else:
+        logger.log(level, "%s", message)
 
 
 def _importing() -> bool:

@@ -71,7 +71,7 @@ def _no_stranger(name: str, path: "Any", target: "Any") -> "Any":
 
     if path is not None or name not in sys.stdlib_module_names or get_ident() not in _loading:
         return None
-    spec = zoo_hooks.spec_behind(name, path, target)
+    spec = zoo_hooks.arming().spec_behind(name, path, target)
     if spec is not None and spec.has_location and not _is_pythons_own(spec.origin or ""):
         raise ImportError(f"{spec.origin} stands in the place of Python's own module {name}")
     return spec
