@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -217,7 +219,7 @@ def test_check_is_for_ci(run, zoo, source, status):
     done = run("check", "bug")
     assert done.returncode == status
     assert ("bug" in done.stdout) == bool(status)
-    assert done.stdout.endswith(f"1 patches, {status} FAILED or UNKNOWN\n")
+    assert done.stdout.endswith(f"1 patches, {status} FAILED, UNKNOWN or OVERWRITTEN\n")
     assert run("check", "bug", "--json").returncode == status
 
 
@@ -296,3 +298,97 @@ def test_an_upstream_that_prints_does_not_disturb_the_json(run, zoo):
     """Whatever a target says on standard output while it loads stays in its child."""
     zoo.module("fake.core", "print('hello from upstream')\nvalue = 1\n")
     assert json.loads(run("verify", "bug", "--json").stdout)["patches"][0]["result"] == "repaired"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_encoding_of_the_output_will_do(run, encoding):
+    """What it cannot encode is drawn with other signs, not raised."""
+    for command in (("list",), ("show", "cache-static-zero-shared"), ("verify", "free-rlock-restored-taken")):
+        done = run(*command, PYTHONIOENCODING=encoding)
+        assert "Error" not in done.stderr
+        assert "cache-static-zero-shared" in done.stdout or "free-rlock" in done.stdout
+        assert "?" not in done.stdout
+
+
+def test_a_reader_that_stops_reading_ends_the_command_quietly():
+    """As ``zoo-hooks list | head -1`` does: no traceback, the status of a closed pipe."""
+    code = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'zoo_hooks', 'list'], "
+    code += (
+        "stdout=subprocess.PIPE, stderr=subprocess.PIPE); p.stdout.close(); print(p.wait(), p.stderr.read())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{128 + signal.SIGPIPE} b''\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_verify_ends_at_once_with_what_is_finished(run, zoo, number):
+    """Its rows are shown, the status is that of a shell, and no child goes on."""
+    zoo.module("fake.core")
+    zoo.module("fake.slow")
+    zoo.patch("fake.core", "a_quick_one")
+    mark = zoo.folder / "children"
+    slow = BODY.replace("fake.core", "fake.slow").replace(
+        "value = importlib",
+        f"import os, time; open({str(mark)!r}, 'a').write(f'{{os.getpid()}}\\n'); time.sleep(600); "
+        "value = importlib",
+    )
+    zoo.patch("fake.slow", "b_slow_one", slow)
+    run("--version")  # writes what makes the fakes known
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_HOOKS")}
+    command = subprocess.Popen(
+        [sys.executable, "-m", "zoo_hooks", "verify", "a-quick-one", "b-slow-one", "--json"],
+        env=clean | {"PYTHONPATH": str(zoo.folder / "site")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (mark.exists() and len(mark.read_text().split()) == 2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)  # for the command to read what its children have said
+    command.send_signal(number)
+    said, trouble = command.communicate(timeout=20)
+    assert command.returncode == 128 + number
+    assert "Traceback" not in trouble
+    if number == signal.SIGINT:
+        assert [row["id"] for row in json.loads(said)["patches"]] == ["a-quick-one"]
+    for pid in map(int, mark.read_text().split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("command", ["status", "check", "verify", "list"])
+def test_nothing_of_the_current_folder_is_run(run, zoo, tmp_path, command):
+    """Neither in the command nor in its children: no file that is called like a module of Python's."""
+    zoo.module("fake.core")
+    zoo.patch("fake.core")
+    folder = tmp_path / "current"
+    (folder / "fake").mkdir(parents=True)
+    (folder / "fake" / "__init__.py").write_text("print('RUN'); raise SystemExit(9)")
+    for name in ("inspect", "dataclasses", "queue", "rich", "packaging", "fnmatch"):
+        (folder / f"{name}.py").write_text("print('RUN'); raise SystemExit(9)")
+    ids = [] if command == "list" else ["bug"]
+    script = "import sys; from zoo_hooks.cli import main; sys.exit(main(sys.argv[1:]))"
+    file = tmp_path / "bin" / "zoo-hooks"  # as an installer makes it
+    file.parent.mkdir()
+    file.write_text(script)
+    run("--version")
+    done = subprocess.run(
+        [sys.executable, str(file), command, *ids], cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(zoo.folder / "site")},
+    )  # fmt: skip
+    assert "RUN" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "bug" in done.stdout or command == "check"
+
+
+def test_an_upstream_that_cannot_be_imported_at_all_comes_first_and_fails_the_check(run, zoo):
+    """The upstream's own error is told before the table, and in the JSON."""
+    zoo.module("fake", "raise ImportError('tokenizers does not fit')", package=True)
+    zoo.module("fake.core")
+    zoo.patch("fake.core")
+    (zoo.folder / "site" / "fake" / "__init__.py").write_text("raise ImportError('tokenizers does not fit')")
+    done = run("check")
+    assert done.returncode == 1
+    message = "fake cannot be imported: ImportError: tokenizers does not fit"
+    assert done.stderr.splitlines()[0] == f"zoo-hooks: {message}"
+    assert message in json.loads(run("check", "--json").stdout)["broken"]
+    assert message in json.loads(run("status", "--json").stdout)["broken"]

@@ -242,3 +242,17 @@ def test_a_leftover_start_up_file_is_told_by_python_itself(home, wheel):
     assert run.stdout == "runs on\n"
     assert "zoo_hooks.pth" in run.stderr
     assert "ModuleNotFoundError: No module named 'zoo_hooks'" in run.stderr
+
+
+def test_check_compares_our_files_with_what_was_installed(home, wheel):
+    """A file that was changed, and one that is gone, are named, and the check fails; else it says nothing."""
+    home.install("uv", wheel)
+    command = home.python.parent / "zoo-hooks"
+    assert "reinstall" not in home.run(command, "check", check=False).stderr
+    package = home.site / "zoo_hooks"
+    (package / "ledger.py").write_text((package / "ledger.py").read_text() + "\n")
+    (package / "patches" / "dill" / "free_rlock_restored_taken.py").unlink()
+    run = home.run(command, "check", check=False)
+    assert run.returncode == 1
+    assert f"{package / 'ledger.py'} is not as it was installed; reinstall zoo-hooks" in run.stderr
+    assert "free_rlock_restored_taken.py is missing; reinstall zoo-hooks" in run.stderr

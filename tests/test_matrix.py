@@ -33,7 +33,7 @@ def reported():
 
     def report(patch):
         if patch.id not in rows:
-            (some,) = survey.statuses([patch.upstream])
+            ((some, _),) = survey.statuses([patch.upstream])
             rows.update((row["id"], row) for row in some)
         return rows[patch.id]
 

@@ -1,4 +1,4 @@
-"""A child interpreter of the survey: ``python -m zoo_hooks.child TASK ARGUMENT ...``.
+"""What a child interpreter of the survey does: ``main(TASK, ARGUMENT, ...)``.
 
 For each argument it prints a line of JSON, ``[argument, answer]``; whatever else is printed in it
 goes to standard error.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,20 +32,26 @@ def main(task: str, *arguments: str) -> None:
             print(json.dumps([argument, tasks[task](argument)]), file=answers, flush=True)
 
 
-def _statuses(upstream: str) -> list[dict[str, Any]]:
-    trouble = {}
+def _statuses(upstream: str) -> dict[str, Any]:
+    trouble = _raised_by_importing(upstream)
+    reasons = {}
     for patch in catalogue.everything():
         for target in patch.targets:
-            if patch.upstream == upstream:
-                try:
-                    import_module(target)
-                except Exception as error:  # noqa: BLE001 - an upstream may fail in any way; it is shown
-                    trouble[patch.id] = f"importing {target} raises {type(error).__name__}: {error}"
+            if patch.upstream == upstream and (raised := _raised_by_importing(target)):
+                reasons[patch.id] = f"importing {target} raises {raised}"
     rows = [row for row in reports.report().as_dict() if row["upstream"] == upstream]
-    return [
-        row | {"reason": trouble[row["id"]]} if row["status"] == "PENDING" and row["id"] in trouble else row
-        for row in rows
-    ]
+    for row in rows:
+        if row["status"] == "PENDING" and row["id"] in reasons:
+            row["reason"] = reasons[row["id"]]
+    return {"rows": rows, "trouble": trouble}
+
+
+def _raised_by_importing(module: str) -> str | None:
+    try:
+        import_module(module)
+    except Exception as error:  # noqa: BLE001 - an upstream may fail in any way; it is shown
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _canary(patch_id: str) -> dict[str, Any]:
@@ -82,7 +87,3 @@ def _exists(module: str) -> bool:
         return not f"{module}.".startswith(f"{error.name}.")
     except ImportError:  # its package is there and cannot be imported, which may be the bug
         return True
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 import zoo_hooks
-from zoo_hooks import catalogue, releases, render, reports, settings, survey
+from zoo_hooks import catalogue, installation, releases, render, reports, settings, survey, terminal
 from zoo_hooks.model import Patch
 
 
@@ -21,11 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 if something is wrong, 2 for misuse."""
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        return terminal.ending_well(options.run, options)
     except catalogue.UnknownPatch as error:
         print(f"zoo-hooks: {error.args[0]}", file=sys.stderr)
         return 2
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,61 +47,75 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _status(options: argparse.Namespace) -> int:
-    rows = _surveyed(options.ids)
-    trouble = survey.start_up_trouble()
+    rows, broken, interrupted = _surveyed(options.ids)
+    trouble = installation.start_up_trouble()
     misfits = list(releases.misfits(catalogue.upstreams()))
     if options.json:
-        print(json.dumps({"start_up": trouble, "misfits": misfits, "patches": rows}, indent=2))
+        print(
+            json.dumps({"start_up": trouble, "misfits": misfits, "broken": broken, "patches": rows}, indent=2)
+        )
     else:
-        _print(render.status_table(rows))
-        for message in (trouble, *misfits):
-            _warn(message)
-    return 0
+        terminal.warn(*broken)
+        terminal.show(render.status_table(rows))
+        terminal.warn(trouble, *misfits)
+    return terminal.INTERRUPTED if interrupted else 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    rows = _surveyed(options.ids)
-    trouble = survey.start_up_trouble()
-    bad = [row for row in rows if row["status"] in ("FAILED", "UNKNOWN")]
+    rows, broken, interrupted = _surveyed(options.ids)
+    trouble = installation.start_up_trouble()
+    damaged = installation.damaged_files()
+    bad = [row for row in rows if row["status"] in ("FAILED", "UNKNOWN", "OVERWRITTEN")]
     if options.json:
-        print(json.dumps({"start_up": trouble, "patches": bad}, indent=2))
+        found = {"start_up": trouble, "damaged": damaged, "broken": broken, "patches": bad}
+        print(json.dumps(found, indent=2))
     else:
+        terminal.warn(*damaged, *broken)
         if bad:
-            _print(render.status_table(bad))
-        print(f"{len(rows)} patches, {len(bad)} FAILED or UNKNOWN")
-        _warn(trouble)
-    return 1 if bad or trouble else 0
+            terminal.show(render.status_table(bad))
+        print(f"{len(rows)} patches, {len(bad)} FAILED, UNKNOWN or OVERWRITTEN")
+        terminal.warn(trouble)
+    if interrupted:
+        return terminal.INTERRUPTED
+    return 1 if bad or trouble or damaged or broken else 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     absent = {patch.id: missing for patch in _chosen(options.ids) if (missing := _missing(patch))}
     chosen = [patch for patch in _chosen(options.ids) if patch.id not in absent]
-    rows = _with_progress(survey.verify(chosen), len(chosen), "measuring")
-    rows += [
-        {
-            "id": patch_id,
-            "upstream": catalogue.get(patch_id).upstream,
-            "version": None,
-            "measures": catalogue.get(patch_id).measures,
-            "without": None,
-            "with": None,
-            "status": None,
-            "result": f"cannot run here: {' and '.join(missing)} not installed",
-        }
-        for patch_id, missing in absent.items()
-    ]
-    trouble = survey.start_up_trouble()
+    rows, interrupted = terminal.with_progress(survey.verify(chosen), len(chosen), "measuring")
+    rows += (
+        []
+        if interrupted
+        else [
+            {
+                "id": patch_id,
+                "upstream": catalogue.get(patch_id).upstream,
+                "version": None,
+                "measures": catalogue.get(patch_id).measures,
+                "without": None,
+                "with": None,
+                "status": None,
+                "result": f"cannot run here: {' and '.join(missing)} not installed",
+            }
+            for patch_id, missing in absent.items()
+        ]
+    )
+    trouble = installation.start_up_trouble()
     bad = [row["id"] for row in rows if row["result"].isupper()]
     if options.json:
-        print(json.dumps({"start_up": trouble, "patches": rows}, indent=2))
-        return 1 if bad or trouble else 0
-    columns = ("id", "measures", "without", "with", "result")
-    _print(render.table(
-        ("patch", "what is measured", "without", "with zoo-hooks", "result"),
-        (["" if row[column] is None else str(row[column]) for column in columns] for row in rows),
-    ))  # fmt: skip
-    _warn(trouble)
-    _warn(bad and f"does not hold: {', '.join(bad)}")
+        print(json.dumps({"start_up": trouble, "interrupted": interrupted, "patches": rows}, indent=2))
+    else:
+        columns = ("id", "measures", "without", "with", "result")
+        terminal.show(render.table(
+            ("patch", "what is measured", "without", "with zoo-hooks", "result"),
+            (["" if row[column] is None else str(row[column]) for column in columns] for row in rows),
+        ))  # fmt: skip
+        terminal.warn(trouble)
+        terminal.warn(bad and f"does not hold: {', '.join(bad)}")
+        terminal.warn(f"interrupted after {len(rows)} of {len(chosen)}" if interrupted else None)
+    if interrupted:
+        return terminal.INTERRUPTED
     return 1 if bad or trouble else 0
 
 
@@ -120,7 +129,7 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([_record(patch) for patch in patches], indent=2))
     else:
-        _print(render.table(
+        terminal.show(render.table(
             ("patch", "affects", "bug"),
             ((patch.id, " ".join(patch.affects), patch.title) for patch in patches),
         ))  # fmt: skip
@@ -153,33 +162,12 @@ def _chosen(ids: list[str]) -> list[Patch]:
     return [catalogue.get(patch_id) for patch_id in ids] or catalogue.everything()
 
 
-def _surveyed(ids: list[str]) -> list[dict[str, Any]]:
+def _surveyed(ids: list[str]) -> tuple[list[dict[str, Any]], list[str], bool]:
+    """Rows of the report, what is broken in the upstreams themselves, and whether that was interrupted."""
     wanted = {catalogue.get(patch_id).id for patch_id in ids}
     upstreams = [u for u in catalogue.upstreams() if find_spec(u)]
-    rows = [
-        row
-        for rows in _with_progress(survey.statuses(upstreams), len(upstreams), "importing")
-        for row in rows
-    ]
+    found, interrupted = terminal.with_progress(survey.statuses(upstreams), len(upstreams), "importing")
+    rows = [row for some, _ in found for row in some]
     rows += [row for row in reports.report().as_dict() if row["upstream"] not in upstreams]
-    return [row for row in rows if not wanted or row["id"] in wanted]
-
-
-def _with_progress(results: Iterable[Any], total: int, doing: str) -> list[Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        return list(bar.track(results, total=total, description=doing))
-
-
-def _print(table: Any) -> None:
-    console = Console()
-    if console.is_terminal:
-        console.print(table)
-    else:
-        print(render.text(table))
-
-
-def _warn(message: str | list[str] | None) -> None:
-    if message:
-        print(f"zoo-hooks: {message}", file=sys.stderr)
+    broken = [trouble for _, trouble in found if trouble]
+    return [row for row in rows if not wanted or row["id"] in wanted], broken, interrupted

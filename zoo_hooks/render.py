@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -61,9 +62,17 @@ def _upgrades(names: Iterable[str]) -> str:
 
 def text(made: Table, width: int = 120) -> str:
     """The table as plain text, ``width`` columns at most."""
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(made)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+    file = _Text()
+    Console(file=file, width=width, color_system=None).print(made)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+class _Text(io.StringIO):
+    """A text for standard output: its rules are drawn with what that can encode."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def html(made: Table) -> str:

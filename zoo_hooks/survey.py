@@ -4,40 +4,74 @@ from __future__ import annotations
 
 import json
 import os
-import site
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Timer
+from threading import Event, Timer
 from typing import Any
 
-import zoo_hooks
 from zoo_hooks import releases, reports
 from zoo_hooks.model import Patch
 
 SECONDS = 900  # for one answer; a cold import of torch on a slow disk takes minutes
+# Nothing of the current folder may be run, which -m and -c put on the path. Ours is there, but comes last.
+BEGIN = f"""
+import sys
+sys.path[:] = filter(None, sys.path)
+sys.path.append({str(Path(__file__).parents[1])!r})
+from zoo_hooks.child import main
+main(*sys.argv[1:])
+"""
+
+_running: set[subprocess.Popen[str]] = set()
+_stopped = Event()
 
 
-def statuses(upstreams: Iterable[str]) -> Iterator[list[dict[str, Any]]]:
-    """Rows of the report for each upstream, each found by importing its targets in a child."""
+def statuses(upstreams: Iterable[str]) -> Generator[tuple[list[dict[str, Any]], str | None], None, None]:
+    """Rows of the report for each upstream, each found by importing its targets in a child.
 
-    def ask(upstream: str) -> list[dict[str, Any]]:
-        ((_, rows, trouble),) = _ask("statuses", [upstream])
-        return rows or [
-            row | {"status": "UNKNOWN", "reason": f"the child that imported it died: {trouble}"}
-            for row in reports.report().as_dict()
-            if row["upstream"] == upstream
-        ]
+    With them what importing the upstream itself raises, if it does.
+    """
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    def ask(upstream: str) -> tuple[list[dict[str, Any]], str | None]:
+        for _, answer, died in _ask("statuses", [upstream]):
+            if answer:
+                trouble = answer["trouble"] and f"{upstream} cannot be imported: {answer['trouble']}"
+                return answer["rows"], trouble
+            trouble = f"the child that imported {upstream} died: {died}"
+        rows = [row for row in reports.report().as_dict() if row["upstream"] == upstream]
+        return [row | {"status": "UNKNOWN", "reason": trouble} for row in rows], trouble
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, _children():
         yield from pool.map(ask, upstreams)
 
 
-def verify(patches: Iterable[Patch]) -> Iterator[dict[str, Any]]:
+@contextmanager
+def _children() -> Iterator[None]:
+    """However the block ends, no child outlives it, and none is started any more."""
+    _stopped.clear()
+    try:
+        yield
+    except BaseException:
+        _stopped.set()
+        for child in list(_running):
+            _kill(child)
+        raise
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """Kill a child, and what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+
+
+def verify(patches: Iterable[Patch]) -> Generator[dict[str, Any], None, None]:
     """Each patch's canary in two children, without and with the hooks.
 
     One child runs all canaries of its side; if one of them ends it, another goes on with the rest.
@@ -52,7 +86,7 @@ def verify(patches: Iterable[Patch]) -> Iterator[dict[str, Any]]:
                 answers.put((side, patch_id, figure or died))
 
     seen: dict[str, dict[str, dict[str, Any]]] = {"without": {}, "with": {}}
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool, _children():
         sides = [pool.submit(ask, side) for side in seen]
         for _ in range(2 * len(known)):
             side, patch_id, figure = answers.get()
@@ -95,21 +129,25 @@ def _ask(task: str, arguments: list[str], **variables: str) -> Iterator[tuple[st
     if task != "statuses":
         environment["ZOO_HOOKS"] = "0" if task == "without" else "1"
     waiting = list(arguments)
-    while waiting:
-        command = [sys.executable, "-m", "zoo_hooks.child", task, *waiting]
+    while waiting and not _stopped.is_set():
         with (
             tempfile.TemporaryFile("w+", errors="replace") as said,
             subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=said, text=True
+                [sys.executable, "-c", BEGIN, task, *waiting],
+                env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True,
+                start_new_session=True,
             ) as child,
-        ):
-            assert child.stdout
+        ):  # fmt: skip
+            _running.add(child)
+            if _stopped.is_set():
+                _kill(child)
             for line in _lines(child):
                 argument, answer = json.loads(line)
                 waiting.remove(argument)
                 yield argument, answer, ""
             status = child.wait()
-            if waiting:
+            _running.discard(child)
+            if waiting and not _stopped.is_set():
                 said.seek(0)
                 words = said.read().strip().splitlines()
                 trouble = f"exit status {status}" + (f", {words[-1]}" if words else "")
@@ -120,34 +158,9 @@ def _lines(child: subprocess.Popen[str]) -> Iterator[str]:
     assert child.stdout
     line = "first"
     while line:
-        patience = Timer(SECONDS, child.kill)
+        patience = Timer(SECONDS, _kill, [child])
         patience.start()
         line = child.stdout.readline()
         patience.cancel()
         if line:
             yield line
-
-
-def start_up_trouble() -> str | None:
-    """Say why user code in this environment is not repaired by itself; None if it is."""
-    if zoo_hooks.switched_off():
-        return "ZOO_HOOKS switches everything off in this shell"
-    if zoo_hooks.installed():
-        return None
-    places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
-    files = [place / "zoo_hooks.pth" for place in places if (place / "zoo_hooks.pth").exists()]
-    if sys.flags.no_site:
-        why = "Python was started with -S, so it reads no .pth files"
-    elif not files:
-        why = (
-            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
-            "zip files and copied packages have it where Python does not read it, or not at all"
-        )
-    elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
-        why = f"{files[0]} is there, but Python did not run it"
-    else:
-        why = f"{files[0]} has been overwritten"
-    return (
-        f"user code is not repaired by itself: {why}. Reinstall zoo-hooks, or begin the script "
-        "with: import zoo_hooks; zoo_hooks.activate()"
-    )

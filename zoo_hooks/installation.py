@@ -1,0 +1,62 @@
+"""Whether zoo-hooks itself is installed as it should be."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import site
+import sys
+from pathlib import Path
+
+import zoo_hooks
+
+
+def start_up_trouble() -> str | None:
+    """Say why user code in this environment is not repaired by itself; None if it is."""
+    if zoo_hooks.switched_off():
+        return "ZOO_HOOKS switches everything off in this shell"
+    if zoo_hooks.installed():
+        return None
+    places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
+    files = [place / "zoo_hooks.pth" for place in places if (place / "zoo_hooks.pth").exists()]
+    if sys.flags.no_site:
+        why = "Python was started with -S, so it reads no .pth files"
+    elif not files:
+        why = (
+            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
+            "zip files and copied packages have it where Python does not read it, or not at all"
+        )
+    elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
+        why = f"{files[0]} is there, but Python did not run it"
+    else:
+        why = f"{files[0]} has been overwritten"
+    return (
+        f"user code is not repaired by itself: {why}. Reinstall zoo-hooks, or begin the script "
+        "with: import zoo_hooks; zoo_hooks.activate()"
+    )
+
+
+def damaged_files() -> list[str]:
+    """A sentence for each file of ours that is not as it was installed."""
+    import importlib_metadata
+
+    try:
+        distribution = importlib_metadata.distribution("zoo-hooks")
+    except importlib_metadata.PackageNotFoundError:
+        return []  # copied, or on PYTHONPATH: there is nothing to compare with
+    damaged = []
+    for name, digest, _ in csv.reader((distribution.read_text("RECORD") or "").splitlines()):
+        file = Path(str(distribution.locate_file(name)))
+        method, _, expected = digest.partition("=")
+        if not digest:  # bytecode, and the record itself
+            continue
+        if not file.is_file():
+            damaged.append(f"{file} is missing; reinstall zoo-hooks")
+        elif _digest(file, method) != expected:
+            damaged.append(f"{file} is not as it was installed; reinstall zoo-hooks")
+    return damaged
+
+
+def _digest(file: Path, method: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.new(method, file.read_bytes()).digest()).rstrip(b"=").decode()
