@@ -127,8 +127,7 @@ def switched_off() -> bool:
     try:
         return os.environ.get("ZOO_HOOKS", "").strip().lower() in OFF_WORDS
     except BaseException as error:  # the environment has been replaced by something that cannot be read
-        if arming().outside(error):
-            raise
+        arming().pass_on(error)
         return True
 
 
@@ -139,8 +138,9 @@ def find_spec(
     if name in TARGETS:
         try:
             return arming().find_spec(name, path, target)  # type: ignore[no-any-return]
-        except BaseException as error:  # of a finder behind
-            arming().without_frames(error)
+        except BaseException as error:
+            if arming().is_our_own(error):
+                return None  # the import system goes on as without us
             raise
     return None if _check is None else _check(name, path, target)
 
@@ -163,10 +163,19 @@ def arming() -> "ModuleType | Any":
             except (FileNotFoundError, NotADirectoryError):  # we are in an archive
                 code = compile(__spec__.loader.get_data(file), file, "exec")  # type: ignore[union-attr]
             exec(code, module.__dict__)  # noqa: S102
-            module.find_spec, module.outside  # noqa: B018
-        except (AttributeError, EOFError, FileNotFoundError, NameError, SyntaxError) as error:
+            module.find_spec, module.pass_on  # noqa: B018
+        except Exception as error:
+            last = error.__traceback__
+            while last and last.tb_next:
+                last = last.tb_next
+            if last and last.tb_frame.f_globals.get("__name__") not in (
+                __name__,
+                name,
+                *sys.builtin_module_names,
+            ):
+                raise  # by a signal handler
             sys.stderr.write(f"zoo-hooks repairs nothing, for {file} is damaged ({error}); reinstall it\n")
-            module.find_spec = module.outside = lambda *_: None
+            module.find_spec = module.pass_on = module.is_our_own = lambda *_: None
         _arming = module
     return _arming
 

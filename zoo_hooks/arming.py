@@ -30,8 +30,7 @@ def find_spec(name: str, path: "Any", target: "Any") -> "ModuleSpec | None":
         try:
             _arm(spec.loader, name)
         except BaseException as error:  # a loader may be anything
-            if outside(error):
-                raise
+            pass_on(error)
     return spec
 
 
@@ -87,18 +86,20 @@ def _disarm(loader: "Any", name: str) -> None:
 
 def exec_module(loader: "Any", module: "ModuleType") -> None:
     """Stand before one loader's own ``exec_module`` until the targets it is armed for have run."""
-    names = getattr(module, "__dict__", {})
-    name = getattr(names.get("__spec__"), "name", None) or names.get("__name__")
-    finish = None
-    if name in zoo_hooks.TARGETS:
-        _disarm(loader, name)
-    if name in zoo_hooks.BEFORE:
-        finish = _run("before", module, name)
+    name = finish = None
+    original = type(loader).exec_module.__get__(loader)
     try:
-        for kind in type(loader).__mro__:
-            if "exec_module" in vars(kind):  # a function, or a static or class method
-                vars(kind)["exec_module"].__get__(loader, type(loader))(module)
-                break
+        original = _original(loader) or original
+        names = getattr(module, "__dict__", {})
+        name = getattr(names.get("__spec__"), "name", None) or names.get("__name__")
+        if name in zoo_hooks.TARGETS:
+            _disarm(loader, name)
+        if name in zoo_hooks.BEFORE:
+            finish = _run("before", module, name)
+    except BaseException as error:  # a loader and a module may be anything
+        pass_on(error)
+    try:
+        original(module)
     except BaseException as error:
         without_frames(error)
         raise
@@ -109,14 +110,27 @@ def exec_module(loader: "Any", module: "ModuleType") -> None:
         _run("after", module, name)
 
 
-def without_frames(error: BaseException) -> None:
+def _original(loader: "Any") -> "Any":
+    for kind in type(loader).__mro__:
+        if "exec_module" in vars(kind):  # a function, or a static or class method
+            return vars(kind)["exec_module"].__get__(loader, type(loader))
+    return None
+
+
+def without_frames(error: BaseException) -> BaseException:
     """Take our frames from the top of a traceback, as the import system does with its own."""
     # Python 3.11 and later re-raise with the traceback as it stands now, without our frames.
     rest = error.__traceback__
     ours = (globals(), vars(zoo_hooks))
     while rest is not None and any(rest.tb_frame.f_globals is names for names in ours):
         rest = rest.tb_next
-    BaseException.with_traceback(error, rest)  # the class of the error may not let itself be changed
+    return BaseException.with_traceback(error, rest)  # the class of the error may not let itself be changed
+
+
+def is_our_own(error: BaseException) -> bool:
+    """Tell whether an error is neither that of a finder behind ours nor from outside; strips our frames."""
+    pass_on(error)
+    return without_frames(error).__traceback__ is None
 
 
 def _run(turn: str, *arguments: "Any") -> "Any":
@@ -131,19 +145,20 @@ def _run(turn: str, *arguments: "Any") -> "Any":
             _engine = load("zoo_hooks.engine")
         return getattr(_engine, turn)(*arguments)
     except BaseException as error:
-        if type(error).__name__ == "PatchFailed" or outside(error):
+        if type(error).__name__ == "PatchFailed":
             raise
+        pass_on(error)
         _tell(error)
         return None
 
 
-def outside(error: BaseException) -> bool:
-    """Tell whether an exception came from outside our work: see ``zoo_hooks.safety.from_outside``."""
+def pass_on(error: BaseException) -> None:
+    """Raise what came from outside our work: see ``zoo_hooks.safety.pass_on``."""
     try:
-        from zoo_hooks.safety import from_outside
-    except Exception:  # noqa: BLE001 - a damaged installation
-        return False
-    return from_outside(error)
+        from zoo_hooks import safety
+    except Exception:  # a damaged installation
+        return
+    safety.pass_on(error)
 
 
 def _tell(error: BaseException) -> None:
@@ -159,5 +174,5 @@ def _tell(error: BaseException) -> None:
         from zoo_hooks.safety import load
 
         load("zoo_hooks.notices").say(30, message)
-    except Exception:  # noqa: BLE001 - a damaged installation
+    except Exception:  # a damaged installation
         sys.stderr.write(f"{message}\n")

@@ -12,7 +12,7 @@ from typing import Any
 
 import zoo_hooks.patches
 from zoo_hooks.model import Patch
-from zoo_hooks.safety import from_outside, load
+from zoo_hooks.safety import load, pass_on
 
 broken: dict[str, BaseException] = {}
 """Patch modules that cannot be imported, by the id that their file stands for."""
@@ -122,8 +122,7 @@ def _load(module_name: str) -> Patch | None:
                 raise TypeError(f"{module_name}.PATCH is not a Patch")
             _loaded[module_name] = patch
         except BaseException as error:  # one broken patch module must lose only itself
-            if from_outside(error):
-                raise
+            pass_on(error)
             _loaded[module_name] = None
             broken[module_name.rpartition(".")[2].replace("_", "-")] = error
     return _loaded[module_name]

@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo_hooks import notices
 from zoo_hooks.layers import CannotRevert, Layer, Place, leads_to, place_of
+from zoo_hooks.safety import pass_on
 
 
 class Changes:
@@ -76,15 +77,29 @@ class Changes:
             self._made = [layer for layer in self._made if layer.place.untouched]
         self._turn(on=False)
 
+    def roll_back(self) -> str:
+        """Undo, also if that is interrupted; says what cannot be undone, and raises what is from outside."""
+        errors: list[BaseException] = []
+        while len(errors) < 2:  # noqa: PLR2004 - the second try ends what an interrupted one has begun
+            try:
+                self.undo()
+                break
+            except BaseException as error:  # passed on below
+                errors.append(error)
+        for one in errors:
+            pass_on(one)
+        return f"; not rolled back: {errors[-1]}" if len(errors) > 1 else ""
+
     def redo(self) -> None:
         """Make the undone changes again, where they were; CannotRevert, and no change, if something moved."""
         self._turn(on=True)
 
     def _put(self, layer: Layer) -> None:
         place = layer.place
-        place.write(layer.over(place.written))
+        below = place.written
+        self._made.append(layer)  # first, so that it is undone wherever what follows is interrupted
         place.layers[max(place.layers, default=0) + 1] = layer
-        self._made.append(layer)
+        place.write(layer.over(below))
 
     def _turn(self, *, on: bool) -> None:
         values: dict[Place, Any] = {}
@@ -97,7 +112,8 @@ class Changes:
                     value = layer.over(value)
             values[place] = value
         for place, value in values.items():
-            place.write(value)
+            if value is not place.current:
+                place.write(value)
         for layer in self._made:
             layer.on = on
 

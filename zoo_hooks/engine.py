@@ -6,20 +6,16 @@ user's raises meanwhile is no error of a patch: it goes on to the user, and what
 
 from __future__ import annotations
 
-import os
 import sys
-from _thread import get_ident
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
-from zoo_hooks import catalogue, ledger, notices, settings
+from zoo_hooks import catalogue, claims, ledger, notices, settings
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Outcome, Patch, Status, Verdict
-from zoo_hooks.safety import from_outside
+from zoo_hooks.safety import pass_on
 
-_busy: dict[tuple[str, str], tuple[int, Changes]] = {}
-"""Patches that a thread is at, by id and target: that thread, and what it has changed so far."""
 paused: dict[str, str] = {}
 """Patches that the user has undone, by id, and why. Written by zoo_hooks.controls."""
 
@@ -42,7 +38,7 @@ def before(module: ModuleType, target: str) -> Callable[[], None]:
 
     def finish() -> None:
         for changes in reversed(made):
-            if trouble := _roll_back(changes):
+            if trouble := changes.roll_back():
                 _tell(f"what stood in while {target} loaded is{trouble.lstrip(';')}")
 
     return finish
@@ -72,8 +68,7 @@ def patches_of(target: str, when: str) -> list[Patch]:
     try:
         found = [patch for patch in catalogue.for_target(target) if patch.when == when]
     except BaseException as error:  # a damaged installation must not break the import
-        if from_outside(error):
-            raise
+        pass_on(error)
         _tell(f"the patches of {target} cannot be loaded: {error!r}", error)
         return []
     for patch_id, reason in list(catalogue.broken.items()):
@@ -89,16 +84,18 @@ def fire(patches: list[Patch], target: str, *, late: bool = False) -> None:
 
 
 def _run(patch: Patch, target: str, module: ModuleType, *, late: bool = False) -> Outcome | None:
-    claim = get_ident(), Changes()
-    if _busy.setdefault((patch.id, target), claim) is not claim:
+    claim = claims.take(patch.id, target)
+    if claim is None:
         return None  # another thread is at it
     try:
-        outcome = _attempt(patch, target, module, claim[1])
+        outcome = _attempt(patch, target, module, claim.changes)
+        outcome = replace(outcome, late=outcome.late or late)
+        ledger.record(outcome if patch.when == "after" else replace(outcome, changes=None))
+    except BaseException:  # from outside
+        claim.changes.roll_back()
+        raise
     finally:
-        _busy.pop((patch.id, target), None)
-    outcome = replace(outcome, late=outcome.late or late)
-    kept = outcome if patch.when == "after" else replace(outcome, changes=None)
-    ledger.record(kept)
+        claims.drop(patch.id, target)
     if outcome.status is Status.FAILED:
         link = f" ({patch.links[0]})" if patch.links else ""
         _tell(f"patch {patch.id} failed: {outcome.reason}{link}", outcome.error)
@@ -133,9 +130,8 @@ def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes) ->
         _insist(patch, module, changes)
         return replace(outcome(Status.APPLIED, patch.title), changes=changes)
     except BaseException as error:  # see the module's docstring
-        trouble = _roll_back(changes)
-        if from_outside(error):
-            raise
+        trouble = changes.roll_back()
+        pass_on(error)
         reason = f"{type(error).__name__}: {error}"
         if stage == "probe":
             return outcome(Status.UNKNOWN, f"the probe does not know this code; it raised {reason}", error)
@@ -163,31 +159,8 @@ def _insist(patch: Patch, module: ModuleType, changes: Changes) -> None:
         raise RepairDidNotShow("the probe still finds the bug")
 
 
-def _roll_back(changes: Changes) -> str:
-    try:
-        changes.undo()
-    except BaseException as error:  # CannotRevert, or what the owner of an attribute raises
-        if from_outside(error):
-            raise
-        return f"; not rolled back: {error}"
-    return ""
-
-
 def _tell(message: str, error: BaseException | None = None) -> None:
     """Log once; raise instead in strict mode."""
     if error is not None and settings.strict():
         raise PatchFailed(f"zoo-hooks: {message}") from error
     notices.say(notices.WARNING, f"zoo-hooks: {message}")
-
-
-def _forked() -> None:
-    # What another thread was at will not be finished in this process.
-    me = get_ident()
-    for key, (thread, changes) in list(_busy.items()):
-        if thread != me:
-            del _busy[key]
-            _roll_back(changes)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)

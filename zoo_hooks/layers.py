@@ -24,7 +24,7 @@ class Place:
 
     def __init__(self, owner: Any, name: str) -> None:
         self.owner, self.name = owner, name
-        self.base = self.written = _read(owner, name)
+        self.base = self.written = self.writing = _read(owner, name)
         self.found = inspect.getattr_static(owner, name, ABSENT)  # not bound, and also if inherited
         self.layers: WeakValueDictionary[int, Layer] = WeakValueDictionary()
 
@@ -41,10 +41,11 @@ class Place:
     @property
     def untouched(self) -> bool:
         """True while nobody but us has written there."""
-        return self.current is self.written
+        return any(self.current is ours for ours in (self.written, self.writing))
 
     def write(self, value: Any) -> None:
         """Put a value there, or nothing if it is ABSENT."""
+        self.writing = value  # ours too, wherever this is interrupted
         _write(self.owner, self.name, value)
         self.written = value
 

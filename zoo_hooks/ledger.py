@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo_hooks.model import Outcome, Patch, Verdict
-from zoo_hooks.safety import from_outside
+from zoo_hooks.safety import pass_on
 
 _outcomes: dict[tuple[str, str], Outcome] = {}
 
@@ -37,6 +37,5 @@ def in_force(patch: Patch, outcome: Outcome) -> bool:
         if patch.behavioural:
             return Verdict(patch.probe(outcome.module)) is not Verdict.AFFECTED
     except BaseException as error:  # as the engine does
-        if from_outside(error):
-            raise
+        pass_on(error)
     return outcome.changes.within_reach

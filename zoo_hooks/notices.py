@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 
-from zoo_hooks.safety import from_outside, load
+from zoo_hooks.safety import load, pass_on
 
 WARNING, INFO, DEBUG = 30, 20, 10  # as logging has them, which is imported only to say something
 
@@ -42,8 +42,7 @@ def flush() -> None:
         try:
             _log(level, message)
         except BaseException as error:
-            if from_outside(error):
-                raise
+            pass_on(error)
 
 
 def _log(level: int, message: str) -> None:

@@ -15,8 +15,22 @@ if TYPE_CHECKING:
 _loading: "set[int]" = set()  # threads that import our own modules
 
 
-def from_outside(error: BaseException) -> bool:
-    """Tell whether a signal handler raised an exception, or another thread, while our code ran.
+def pass_on(error: BaseException) -> None:
+    """Raise what came from outside our work, be it this error or what it hides; return if nothing did.
+
+    That is what a signal handler of the user's raises, or another thread, while our code runs.
+    """
+    hidden: BaseException | None = error
+    for _ in range(9):
+        if hidden is None:
+            return
+        if _from_outside(hidden):
+            raise hidden
+        hidden = hidden.__cause__ or hidden.__context__  # as of __set_name__, whose errors are wrapped
+
+
+def _from_outside(error: BaseException) -> bool:
+    """Tell a signal handler, and what is raised by no instruction.
 
     Python calls a handler with a number and the frame that it interrupts. What another thread raises
     (``PyThreadState_SetAsyncExc``), and Ctrl-C, has no arguments, and stands at no instruction that raises.
