@@ -83,14 +83,6 @@ BEFORE = frozenset(
 
 OFF_WORDS = frozenset({"0", "off", "false", "no", "none", "n", "f", "disable", "disabled"})
 
-_PUBLIC = {
-    "activate": "zoo_hooks.controls",
-    "disabled": "zoo_hooks.controls",
-    "fingerprint": "zoo_hooks.reports",
-    "report": "zoo_hooks.reports",
-    "revert": "zoo_hooks.controls",
-}
-
 # A tool that purges sys.modules and imports us again gets the module that is the finder already.
 _me = sys.modules[__name__]
 for _finder in sys.meta_path:
@@ -168,11 +160,7 @@ def arming() -> "ModuleType | Any":
             last = error.__traceback__
             while last and last.tb_next:
                 last = last.tb_next
-            if last and last.tb_frame.f_globals.get("__name__") not in (
-                __name__,
-                name,
-                *sys.builtin_module_names,
-            ):
+            if last and not last.tb_frame.f_code.co_filename.startswith(("<frozen", __path__[0])):
                 raise  # by a signal handler
             sys.stderr.write(f"zoo-hooks repairs nothing, for {file} is damaged ({error}); reinstall it\n")
             module.find_spec = module.pass_on = module.is_our_own = lambda *_: None
@@ -191,15 +179,16 @@ def _forked() -> None:
 
 
 def __getattr__(name: str) -> "Any":
-    if name not in _PUBLIC:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PUBLIC[name]), name)
+    home = "reports" if name in {"fingerprint", "report"} else "controls"
+    return getattr(import_module(f"{__name__}.{home}"), name)
 
 
 def __dir__() -> "list[str]":
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *__all__})
 
 
 def __deepcopy__(_: "Any") -> "Any":  # noqa: N807 - of sys.meta_path, as any finder lets itself be copied
