@@ -5,6 +5,7 @@ is there already and does one thing: it puts a finder with a set of exact names 
 ``sys.meta_path``. All else is imported when a watched module has been loaded.
 
 It has more than 200 lines, for the names have to stand here: to import them would double its cost.
+Types stand in comments, for annotations are kept at run time.
 """
 
 import sys
@@ -89,12 +90,13 @@ for _finder in sys.meta_path:
     if getattr(_finder, "__name__", "") == __name__:
         _me = sys.modules[__name__] = _finder  # type: ignore[assignment]
 
-_arming: "ModuleType | None" = None  # zoo_hooks.arming, from the first target on
-_check: "Any" = None  # zoo_hooks.safety sets it while our own modules are imported
+_arming = None  # type: Any  # zoo_hooks.arming, from the first target on
+_check = None  # type: Any  # zoo_hooks.safety sets it while our own modules are imported
 _orphaned = False  # forked while another thread was importing
 
 
-def init() -> None:
+def init():
+    # type: () -> None
     """Put the finder on ``sys.meta_path``, unless it is there or ``ZOO_HOOKS`` switches it off.
 
     The finder is this module: a class would cost each start as much again as all the rest.
@@ -107,12 +109,14 @@ def init() -> None:
         sys.meta_path.insert(0, _me)
 
 
-def installed() -> bool:
+def installed():
+    # type: () -> bool
     """Tell whether the finder is on ``sys.meta_path``."""
     return id(_me) in map(id, sys.meta_path)
 
 
-def switched_off() -> bool:
+def switched_off():
+    # type: () -> bool
     """Tell whether ``ZOO_HOOKS`` says that nothing is to be done, as it stands now."""
     import os  # not above: this module outlives most others at exit, and would keep os alive
 
@@ -123,9 +127,8 @@ def switched_off() -> bool:
         return True
 
 
-def find_spec(
-    name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
-) -> "ModuleSpec | None":
+def find_spec(name, path=None, target=None):
+    # type: (str, Sequence[str] | None, ModuleType | None) -> ModuleSpec | None
     """Return the spec that the finders behind this one have for a target; None for the rest."""
     if name in TARGETS:
         try:
@@ -137,7 +140,8 @@ def find_spec(
     return None if _check is None else _check(name, path, target)
 
 
-def arming() -> "ModuleType | Any":
+def arming():
+    # type: () -> Any
     """The module that arms the loaders of targets.
 
     It is not imported, for that can dead-lock inside find_spec, but executed as it would be, without a lock.
@@ -146,7 +150,7 @@ def arming() -> "ModuleType | Any":
     global _arming
     if _arming is None:
         name, file = f"{__name__}.arming", f"{__path__[0]}/arming.py"
-        module: Any = type(sys)(name)
+        module = type(sys)(name)  # type: Any
         module.zoo_hooks = _me
         try:
             try:
@@ -157,10 +161,10 @@ def arming() -> "ModuleType | Any":
             exec(code, module.__dict__)  # noqa: S102
             module.find_spec, module.pass_on  # noqa: B018
         except Exception as error:
-            last = error.__traceback__
-            while last and last.tb_next:
+            last = error.__traceback__  # type: Any
+            while last.tb_next:
                 last = last.tb_next
-            if last and not last.tb_frame.f_code.co_filename.startswith(("<frozen", __path__[0])):
+            if not last.tb_frame.f_code.co_filename.startswith(("<frozen", __path__[0])):
                 raise  # by a signal handler
             sys.stderr.write(f"zoo-hooks repairs nothing, for {file} is damaged ({error}); reinstall it\n")
             module.find_spec = module.pass_on = module.is_our_own = lambda *_: None
@@ -168,7 +172,8 @@ def arming() -> "ModuleType | Any":
     return _arming
 
 
-def _forked() -> None:
+def _forked():
+    # type: () -> None
     # No other thread is left in a child that would release a lock of the import system. What our work imports
     # could wait for one for ever, so nothing more is repaired where any was held.
     global _orphaned
@@ -178,24 +183,25 @@ def _forked() -> None:
     _orphaned = bool(owners - {None, me})
 
 
-def __getattr__(name: str) -> "Any":
+def __getattr__(name):
+    # type: (str) -> Any
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    home = f"{__name__}.{'reports' if name in ('fingerprint', 'report') else 'controls'}"
+    __import__(home)
+    return getattr(sys.modules[home], name)
 
-    home = "reports" if name in {"fingerprint", "report"} else "controls"
-    return getattr(import_module(f"{__name__}.{home}"), name)
 
-
-def __dir__() -> "list[str]":
+def __dir__():
+    # type: () -> list[str]
     return sorted({*globals(), *__all__})
 
 
-def __deepcopy__(_: "Any") -> "Any":  # noqa: N807 - of sys.meta_path, as any finder lets itself be copied
+def __deepcopy__(_):  # noqa: N807 - of sys.meta_path, as any finder lets itself be copied
+    # type: (Any) -> Any
     return _me
 
 
-def __reduce_ex__(_: "Any") -> "Any":  # noqa: N807
-    from importlib import import_module
-
-    return import_module, (__name__,)
+def __reduce_ex__(_):  # noqa: N807
+    # type: (Any) -> Any
+    return __import__, (__name__,)
