@@ -41,10 +41,10 @@ class Changes:
     def rebind(self, old: object, new: object) -> None:
         """Replace ``old`` under every name of every module that has copied it."""
         for module in list(sys.modules.values()):
-            if isinstance(module, ModuleType):
-                for name, value in list(vars(module).items()):
-                    if value is old:
-                        self.replace(module, name, new)
+            # Identities first: hardly any of the thousands of modules has a copy.
+            if isinstance(module, ModuleType) and id(old) in map(id, list(vars(module).values())):
+                for name in [name for name, value in vars(module).items() if value is old]:
+                    self.replace(module, name, new)
 
     def provide(self, name: str, module: ModuleType) -> None:
         """Let a module be imported that does not exist. Its parent must have been imported."""
