@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 import sys
 from pathlib import Path
@@ -38,17 +37,38 @@ def test_the_table_in_the_readme_is_the_rendered_one(renderer):
     assert renderer.with_table(README, renderer.table(catalogue.everything())) == README
 
 
-def test_the_readme_names_every_form_of_the_variable(monkeypatch, caplog):
+@pytest.fixture
+def said(monkeypatch):
+    """What is warned of."""
+    messages = []
+    settings._parse.cache_clear()
+    monkeypatch.setattr(settings.notices, "say", lambda _, message: messages.append(message))
+    yield messages
+    settings._parse.cache_clear()
+
+
+def test_the_readme_names_every_form_of_the_variable(monkeypatch, said):
     """Each form there is valid, and there is one of each kind."""
     seen = []
     for form in forms(README):
         monkeypatch.setenv("ZOO_HOOKS", form)
         seen.append(settings.read())
-    assert not caplog.records
+    assert not said
     assert settings.Settings() in seen
     for kind in ("off", "dry_run", "only", "without"):
         assert any(getattr(one, kind) for one in seen), kind
     assert "ZOO_HOOKS_STRICT=1" in README
+
+
+def test_each_value_on_the_page_of_switches_is_understood(monkeypatch, said):
+    """The first column of its table, but for what a user has not set."""
+    rows = re.findall(r"^\| (.+?) \|", page("switching-off"), re.MULTILINE)
+    values = [value for row in rows for value in re.findall(r"`([^`]+)`", row)]
+    assert {"none", "dry-run", "-peft/*"} <= set(values)
+    for value in values:
+        monkeypatch.setenv("ZOO_HOOKS", value)
+        settings.read()
+    assert not said
 
 
 @pytest.mark.parametrize("where", ["README", "switching-off"])
@@ -56,16 +76,16 @@ def test_every_word_that_switches_on_or_off_is_documented(where):
     """The words are those of the code."""
     text = README if where == "README" else page(where)
     named = set(re.findall(r"`(?:ZOO_HOOKS=)?(\w+)`", text))
-    assert named >= OFF_WORDS | settings.ON_WORDS
+    assert named >= {"0", "off", "false", "no", "none", "1", "on", "true", "yes"}
+    assert named & {"0", "off", "none"} <= OFF_WORDS
+    assert named & {"1", "on", "yes"} <= settings.ON_WORDS
 
 
-def test_a_wrong_form_in_the_readme_would_be_seen(monkeypatch, caplog):
-    """The check above rests on the warning for words that mean nothing."""
-    monkeypatch.setattr(settings, "_told", set())
+def test_a_wrong_form_in_the_readme_would_be_seen(monkeypatch, said):
+    """The checks above rest on the warning for words that mean nothing."""
     monkeypatch.setenv("ZOO_HOOKS", forms("`ZOO_HOOKS='-no-such-*'`")[0])
-    with caplog.at_level(logging.WARNING, logger="zoo_hooks"):
-        settings.read()
-    assert "matches no patch" in caplog.text
+    settings.read()
+    assert "no setting and no patch" in said[0]
 
 
 def test_the_catalogue_has_each_patch_with_its_report_and_verdicts(renderer):

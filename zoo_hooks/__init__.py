@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+    from zoo_hooks import distributed
     from zoo_hooks.controls import activate, disabled, revert
     from zoo_hooks.reports import fingerprint, report
 
 __version__ = "0.1.0"
-__all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
+__all__ = ["activate", "disabled", "distributed", "fingerprint", "init", "report", "revert"]
 
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
@@ -187,9 +188,10 @@ def __getattr__(name):
     # type: (str) -> Any
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = f"{__name__}.{'reports' if name in ('fingerprint', 'report') else 'controls'}"
+    homes = {"distributed": "distributed", "fingerprint": "reports", "report": "reports"}
+    home = f"{__name__}.{homes.get(name, 'controls')}"
     __import__(home)
-    return getattr(sys.modules[home], name)
+    return getattr(sys.modules[home], name, sys.modules[home])
 
 
 def __dir__():

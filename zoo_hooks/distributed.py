@@ -1,0 +1,108 @@
+"""Whether all processes of a job have the same repairs, asked before training diverges."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections import Counter
+from typing import Any
+
+import zoo_hooks
+from zoo_hooks import catalogue, releases, reports, settings
+from zoo_hooks.model import Status
+
+State = dict[str, str]
+"""What of zoo-hooks acts in one process, by what it is said of: a patch, an upstream, Python."""
+
+
+class ProcessesDiffer(RuntimeError):
+    """The processes of a job do not have the same repairs; the message names each that is unlike most."""
+
+
+def check(group: Any = None) -> str:
+    """Compare the processes of a job; returns the fingerprint that they share, or raises ProcessesDiffer.
+
+    With an initialised ``torch.distributed`` every rank of the group, by default of all, has to call this;
+    it costs one ``all_gather_object``. Else, in the driver of a Ray cluster, each node imports in one task
+    the modules with patches that the driver has imported. Raises ValueError where there is neither.
+
+    Compared are the versions of zoo-hooks, Python and the upstreams that are imported, ``ZOO_HOOKS``, and the
+    status of each patch that has had its turn. A module that only some have imported makes no difference.
+    """
+    torch, ray = sys.modules.get("torch"), sys.modules.get("ray")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        states = _of_ranks(torch.distributed, group)
+    elif ray is not None and ray.is_initialized():
+        states = _of_nodes(ray)
+    else:
+        raise ValueError("neither torch.distributed nor Ray is initialised, so there is nothing to compare")
+    if found := differences(states):
+        raise ProcessesDiffer("zoo-hooks: " + "; ".join(found))
+    return reports.fingerprint()
+
+
+def state() -> State:
+    """What of zoo-hooks acts in this process."""
+    current = settings.read()
+    rows = [row for row in reports.report().rows if row.status is not Status.PENDING]
+    switch = "off" if current.off else "dry-run" if current.dry_run else "on"
+    seen = {"zoo-hooks": zoo_hooks.__version__, "ZOO_HOOKS": switch, "Python": platform.python_version()}
+    seen |= {
+        upstream: str(releases.version(upstream))
+        for upstream in catalogue.upstreams()
+        if upstream in sys.modules
+    }
+    return seen | {row.id: row.status.value for row in rows}
+
+
+def differences(states: dict[str, State]) -> list[str]:
+    """A sentence for each process, by its name, that is unlike most; each names all in which it is."""
+    usual: State = {}
+    for subject in sorted({subject for one in states.values() for subject in one}):
+        values = Counter(one[subject] for one in states.values() if subject in one)
+        usual[subject] = values.most_common(1)[0][0]  # of those that are as frequent the first that was seen
+    found = []
+    for name, one in states.items():
+        unlike = [
+            f"{subject} {one[subject]}, not {usual[subject]}"
+            for subject in sorted(one)
+            if one[subject] != usual[subject]
+        ]
+        if unlike:
+            found.append(f"{name} has {' and '.join(unlike)}")
+    return found
+
+
+def _of_ranks(distributed: Any, group: Any) -> dict[str, State]:
+    gathered: list[Any] = [None] * distributed.get_world_size(group)
+    mine = f"rank {distributed.get_rank()} on {platform.node()}", state()
+    distributed.all_gather_object(gathered, mine, group=group)
+    return dict(gathered)
+
+
+def _of_nodes(ray: Any) -> dict[str, State]:
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    targets = sorted(target for target in zoo_hooks.TARGETS if target in sys.modules)
+
+    def there(targets: list[str]) -> State:
+        # Sent by value, for zoo-hooks may be missing on a node.
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        if find_spec("zoo_hooks") is None:
+            return {"zoo-hooks": "missing"}
+        for target in targets:
+            import_module(target)
+        seen: State = import_module("zoo_hooks.distributed").state()
+        return seen
+
+    task = ray.remote(there)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    asked = [
+        task.options(num_cpus=0, scheduling_strategy=strategy(node_id=node["NodeID"], soft=False)).remote(
+            targets
+        )
+        for node in nodes
+    ]
+    names = [f"node {node['NodeManagerHostname']} ({node['NodeID'][:8]})" for node in nodes]
+    return {f"this process on {platform.node()}": state(), **dict(zip(names, ray.get(asked), strict=True))}
