@@ -27,15 +27,18 @@ def status(*_):
 if __name__ == "__main__":
     print(status())
 """
-RANK = (
-    """
+RANK = """
 import os, sys
-rank = int(os.environ["RANK"])
-if len(sys.argv) > 1 and rank == 1:
+if len(sys.argv) > 1 and os.environ["RANK"] == "1":
     os.environ["ZOO_HOOKS"] = sys.argv[1]
 import torch, transformers.cache_utils, zoo_hooks
 from zoo_hooks.distributed import ProcessesDiffer, check
-torch.distributed.init_process_group("gloo")
+if "ACCELERATE_DEBUG_RDV_FILE" in os.environ:
+    from accelerate import PartialState
+    PartialState(cpu=True)
+else:
+    torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
 calls = []
 gather = torch.distributed.all_gather_object
 torch.distributed.all_gather_object = lambda *a, **k: (calls.append(1), gather(*a, **k))[1]
@@ -43,11 +46,10 @@ try:
     said = check()
 except ProcessesDiffer as error:
     said = f"DIFFER {error}"
-print(f"[{rank}] {len(calls)} {said} {zoo_hooks.report()['%s'].status.name}", flush=True)
-torch.distributed.destroy_process_group()
-"""
-    % ID
-)
+sys.stdout.write(f"[{rank}] {len(calls)} {said} {zoo_hooks.report()['PATCH'].status.name}\\n")
+if "ACCELERATE_DEBUG_RDV_FILE" not in os.environ:  # its launcher does that
+    torch.distributed.destroy_process_group()
+""".replace("PATCH", ID)
 
 
 @pytest.fixture
@@ -188,7 +190,8 @@ def test_workers_of_dask(run):
 import worker
 from dask.distributed import Client, LocalCluster
 if __name__ == "__main__":
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**how) as cluster, Client(cluster) as client:
         print(*client.gather(client.map(worker.status, range(2), pure=False)))
 """
     assert run("-c", f"open('script.py', 'w').write({code!r})") == ""
