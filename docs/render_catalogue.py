@@ -7,6 +7,7 @@ the docs renews the latter by itself.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -22,7 +23,9 @@ from zoo_hooks.model import Patch
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
-VERDICTS = HERE.parent / "tests" / "verdicts.json"
+TESTS = HERE.parent / "tests"
+VERDICTS = TESTS / "verdicts.json"
+FAULTS = ("test_harmless", "test_faults", "test_imports", "test_startup", "test_imports_property")
 BEGIN, END = "<!-- patches -->\n", "<!-- /patches -->"
 
 Verdicts = Mapping[str, Mapping[str, Mapping[str, str | Mapping[str, str]]]]
@@ -68,9 +71,28 @@ def with_table(readme: str, rendered: str) -> str:
     return f"{head}{BEGIN}\n{rendered}\n{END}{tail}"
 
 
+def faults() -> str:
+    """The faults that were tried on start-up and engine, as the tests that hold them say it themselves."""
+    rows = []
+    for name in FAULTS:
+        tree = ast.parse((TESTS / f"{name}.py").read_text(encoding="utf-8"))
+        for test in tree.body:
+            if isinstance(test, ast.FunctionDef) and test.name.startswith("test_"):
+                title = test.name.removeprefix("test_").replace("_", " ")
+                rows.append((title, " ".join((ast.get_docstring(test) or "").split()), f"`{name}`"))
+    return "\n\n".join((
+        "# Faults that were tried",
+        "What a shim that runs in every process may not do, and what was done to make it. Each row is a test, in "
+        "most cases in many variants, that was red when it was written, or that is run with and without the "
+        "hooks and has to print the same. This page is generated from them.",
+        _table(("What holds", "What was tried", "Test"), rows),
+    )) + "\n"  # fmt: skip
+
+
 def write_generated() -> None:
     """Renew what is generated; an unchanged file is not touched, so that Sphinx need not read it again."""
     texts = {
+        "faults.md": faults(),
         "catalogue.md": page(catalogue.everything(), recorded()),
         "generated/help.txt": _output("--help"),
         "generated/show.txt": _output("show", "cache-static-zero-shared"),

@@ -178,6 +178,24 @@ def test_a_broad_except_keeps_nothing_of_the_users(file):
                 assert file.relative_to(PACKAGE).parts[0] != "patches"
 
 
+@every_source
+def test_nothing_opens_a_connection(file):
+    """No module of ours imports what could; the page of threats says so."""
+    opening = {
+        "aiohttp",
+        "ftplib",
+        "http",
+        "httpx",
+        "requests",
+        "smtplib",
+        "socket",
+        "ssl",
+        "urllib",
+        "xmlrpc",
+    }
+    assert not opening & {name.partition(".")[0] for name in imports(ast.parse(file.read_text()))}
+
+
 def test_imports_go_one_way():
     """Start-up, then engine, then catalogue and ledger, then patches, then model and changes."""
     order = [
