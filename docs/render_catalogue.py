@@ -80,13 +80,13 @@ def faults() -> str:
             if isinstance(test, ast.FunctionDef) and test.name.startswith("test_"):
                 title = test.name.removeprefix("test_").replace("_", " ")
                 rows.append((title, " ".join((ast.get_docstring(test) or "").split()), f"`{name}`"))
-    return "\n\n".join((
-        "# Faults that were tried",
-        "What a shim that runs in every process may not do, and what was done to make it. Each row is a test, in "
-        "most cases in many variants, that was red when it was written, or that is run with and without the "
-        "hooks and has to print the same. This page is generated from them.",
-        _table(("What holds", "What was tried", "Test"), rows),
-    )) + "\n"  # fmt: skip
+    text = (
+        "What a shim that runs in every process may not do, and what was done to make it. Each row is a test, "
+        "most of them in many variants, that was red when it was written, or that has to print with the hooks "
+        "what it prints without. This page is generated from them."
+    )
+    parts = ("# Faults that were tried", text, _table(("What holds", "What was tried", "Test"), rows))
+    return "\n\n".join(parts) + "\n"
 
 
 def write_generated() -> None:
