@@ -81,8 +81,8 @@ def faults() -> str:
                 title = test.name.removeprefix("test_").replace("_", " ")
                 rows.append((title, " ".join((ast.get_docstring(test) or "").split()), f"`{name}`"))
     text = (
-        "What a shim that runs in every process may not do, and what was done to make it. Each row is a test, "
-        "most of them in many variants, that was red when it was written, or that has to print with the hooks "
+        "What a shim that runs in every process may not do, and what was tried. Each row is a test, "
+        "most of them in many variants, that was red when written, or that has to print with the hooks "
         "what it prints without. This page is generated from them."
     )
     parts = ("# Faults that were tried", text, _table(("What holds", "What was tried", "Test"), rows))
