@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 ABSENT: Any = object()
 _log = logging.getLogger("zoo_hooks")
+_told: set[str] = set()
 
 
 class CannotRevert(RuntimeError):
@@ -75,7 +76,6 @@ class Changes:
 
     def __init__(self) -> None:
         self._made: list[_Layer] = []
-        self._told: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._made)
@@ -111,10 +111,10 @@ class Changes:
         self.replace(sys.modules, name, module)
 
     def tell(self, message: str) -> None:
-        """Log once, at INFO: for repairs that overrule what a user chose, at the moment they do."""
-        if message not in self._told:
-            self._told.add(message)
-            _log.info("zoo-hooks: %s", message)
+        """Warn once in a process: of what a repair drops or overrules, with the cause, as it does so."""
+        if message not in _told:
+            _told.add(message)
+            _log.warning("zoo-hooks: %s", message)
 
     @property
     def in_place(self) -> bool:
