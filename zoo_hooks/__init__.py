@@ -26,7 +26,7 @@ __all__ = ["activate", "disabled", "fingerprint", "init", "report", "revert"]
 TARGETS = frozenset(
     {
         "accelerate.accelerator",
-        "datasets.config",
+        "datasets.features.video",
         "dill._dill",
         "mlx_lm.models.gemma3n",
         "mlx_vlm.models.gemma3n.gemma3n",
