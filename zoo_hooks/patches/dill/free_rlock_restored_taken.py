@@ -34,7 +34,8 @@ def probe(module: ModuleType) -> Verdict:
         Any
     ] = []  # as writing and reading do it; dumps and loads need all of dill, which still loads
 
-    def save_reduce(function: Callable[..., Any], args: tuple[Any, ...], **_: Any) -> None:
+    def save_reduce(*given: Any, **named: Any) -> None:
+        function, args, *_ = (*given, *named.values())
         restored.append(function(*args))
 
     module.save_rlock(SimpleNamespace(save_reduce=save_reduce), RLock())
