@@ -46,8 +46,9 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def create_rlock(count: int, owner: int | None, *args: Any) -> Any:
-            return original(count, owner if count else None, *args)
+        def create_rlock(*args: Any) -> Any:
+            count, owner, *more = args  # as pickles hold them
+            return original(count, owner if count else None, *more)
 
         return create_rlock
 
