@@ -10,6 +10,7 @@ import pickle
 
 import pytest
 import torch
+from conftest import child
 from shared_kv import MODELS, backward, cosine, gradients, inputs, model
 from torch.utils.checkpoint import checkpoint
 
@@ -171,6 +172,14 @@ def test_it_is_told_once_in_a_warning(caplog):
     assert record.levelname == "WARNING"
     for part in (type(model()).__name__, "use_reentrant=False", "shares K/V", "wrong gradients"):
         assert part in record.message
+
+
+def test_importing_a_model_tells_nothing():
+    """The probe, which runs again after the repair, is no model that somebody trains."""
+    said = child(
+        "import zoo_hooks\nzoo_hooks.init()\nimport transformers.models.gemma3n.modeling_gemma3n"
+    ).stderr
+    assert "shares K/V" not in said
 
 
 def test_switching_it_off_again_works():
