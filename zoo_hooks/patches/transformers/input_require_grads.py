@@ -85,7 +85,7 @@ def _two_parts(module: ModuleType) -> Any:
 
     class WithoutEmbeddings(base):  # type: ignore[misc, valid-type]
         def get_input_embeddings(self) -> Any:
-            raise _NoEmbeddingsError
+            raise _NoEmbeddingsError("this part has no input embeddings")
 
     class WithEmbeddings(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
