@@ -91,7 +91,7 @@ PATCH = Patch(
     module=__name__,
     title="accelerate takes a wandb for usable that is installed but cannot be imported",
     targets=("accelerate.accelerator",),
-    affects=("accelerate",),
+    affects=("accelerate>=0.26.1",),
     links=(
         "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/imports.py#L275",
         "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/callbacks.py#L50",
