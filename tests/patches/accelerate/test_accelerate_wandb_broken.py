@@ -135,4 +135,4 @@ def test_the_probe_hands_off_what_it_was_not_written_for(source, verdict, monkey
     asks = space["asks"] if source else print
     assert isinstance(asks, FunctionType) == bool(source)
     monkeypatch.setattr(accelerate.utils.imports, "is_wandb_available", asks)
-    assert accelerate_wandb_broken.probe(accelerate).name == verdict
+    assert accelerate_wandb_broken.probe(accelerate.accelerator).name == verdict

@@ -20,7 +20,6 @@ error from ``init_trackers``, as ever. Importing accelerate imports no wandb, an
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 import tempfile
@@ -36,11 +35,12 @@ from zoo_hooks.model import Figure, Patch, Verdict
 IMPORTS, TRACKING = "accelerate.utils.imports", "accelerate.tracking"
 
 
-def probe(_: ModuleType) -> Verdict:
+def probe(module: ModuleType) -> Verdict:
     from zoo_hooks.patches.transformers import _broken
 
     asks = getattr(sys.modules.get(IMPORTS), "is_wandb_available", None)
-    if not isinstance(asks, FunctionType) or not hasattr(sys.modules.get(TRACKING), "filter_trackers"):
+    chosen = all(hasattr(place, "filter_trackers") for place in (module, sys.modules.get(TRACKING)))
+    if not isinstance(asks, FunctionType) or not chosen:
         return Verdict.UNKNOWN
     code = asks.__code__
     if "wandb" not in (*code.co_names, *code.co_consts):
@@ -48,7 +48,7 @@ def probe(_: ModuleType) -> Verdict:
     return Verdict.AFFECTED if code.co_names == ("_is_package_available",) else Verdict.UNKNOWN
 
 
-def repair(_: ModuleType, changes: Changes) -> None:
+def repair(module: ModuleType, changes: Changes) -> None:
     from zoo_hooks.patches.transformers import _broken
 
     original: Callable[[], bool] = sys.modules[IMPORTS].is_wandb_available
@@ -58,17 +58,20 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
     asks = _broken.asking(changes, original, "wandb", usable)
 
-    found: Callable[..., list[Any]] = sys.modules[TRACKING].filter_trackers
-    first = next(iter(inspect.signature(found).parameters))
+    def make(choose: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        first = next(iter(inspect.signature(choose).parameters))
 
-    def filter_trackers(*args: Any, **kwargs: Any) -> list[Any]:
-        chosen = found(*args, **kwargs)
-        given = args[0] if args else kwargs[first]
-        named = "wandb" in map(str, given if isinstance(given, (list, tuple)) else [given])
-        return [one for one in chosen if named or str(one) != "wandb" or asks()]
+        def filter_trackers(*args: Any, **kwargs: Any) -> list[Any]:
+            chosen = choose(*args, **kwargs)
+            given = args[0] if args else kwargs[first]
+            named = "wandb" in map(str, given if isinstance(given, (list, tuple)) else [given])
+            return [one for one in chosen if named or str(one) != "wandb" or asks()]
+
+        return filter_trackers
 
     changes.rebind(original, asks)
-    changes.rebind(found, functools.wraps(found)(filter_trackers))
+    for place in (sys.modules[TRACKING], module):  # which has its own copy
+        changes.wrap(place, "filter_trackers", make)
 
 
 def canary() -> Figure:
