@@ -17,7 +17,8 @@ The file is loaded here with ``weights_only=True``, and the method reads a copy 
 private folder, so that it never sees the file. A file that holds more than random states is refused with
 torch's own error. Good states are restored with each default of torch, also up to 4.46, where those of
 NumPy stop a resume with torch from 2.6 on. Where transformers refuses to load optimizers with torch before
-2.6, whose ``weights_only`` is no protection, it refuses this too. No other ``torch.load`` is touched.
+2.6, whose ``weights_only`` is no protection, it refuses this too. No other ``torch.load`` is touched: up to
+4.50 those of optimizer and scheduler are as free, which is not covered.
 """
 
 from __future__ import annotations
