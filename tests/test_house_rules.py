@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ from zoo_hooks import catalogue, releases
 PACKAGE = Path(zoo_hooks.__file__).parent
 PATCHES = catalogue.everything()
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+BUILT_IN = {
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+}
 every_patch = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.id)
 every_source = pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PACKAGE)))
 
@@ -113,6 +120,77 @@ def test_a_patch_does_not_defend_itself(patch):
     assert not [
         node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "__version__"
     ]
+
+
+def reached(tree, name):
+    """A function of a module and those of the module that it names, directly or through them."""
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    found, todo = {}, {name}
+    while todo:
+        name = todo.pop()
+        found[name] = functions[name]
+        named = {node.id for node in ast.walk(found[name]) if isinstance(node, ast.Name)}
+        todo |= (named & functions.keys()) - found.keys()
+    return found.values()
+
+
+def caught(function):
+    """Names of what a function catches or suppresses, with what catches everything by itself."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.ExceptHandler):
+            yield from names_in(node.type) if node.type else ["BaseException"]
+        elif isinstance(node, ast.Call) and names_in(node.func)[-1:] == ["suppress"]:
+            yield from (name for argument in node.args for name in names_in(argument))
+        elif isinstance(node, ast.Call) and names_in(node.func)[-1:] == ["tried"]:
+            yield "Exception"
+
+
+def names_in(expression):
+    """Names and attributes of an expression, in the order in which they are read."""
+    nodes = sorted(ast.walk(expression), key=lambda node: getattr(node, "end_col_offset", 0))
+    return [getattr(node, "attr", getattr(node, "id", "")) for node in nodes
+            if isinstance(node, (ast.Attribute, ast.Name))]  # fmt: skip
+
+
+@every_patch
+def test_a_canary_swallows_nothing_that_a_repair_may_raise(patch):
+    """What it catches is an exception of its own or of a library, made for the case; never a built-in one."""
+    tree = ast.parse(inspect.getsource(inspect.getmodule(patch.canary)))
+    for function in reached(tree, patch.canary.__name__):
+        assert not BUILT_IN & set(caught(function)), function.name
+
+
+def test_what_a_canary_catches_is_seen_in_each_form():
+    """Handlers, suppress under any name of its module, what catches everything; and classes of one's own."""
+    source = """
+        def canary():
+            with suppress(pickle.UnpicklingError, _Mine):
+                helper()
+
+        def helper():
+            with contextlib.suppress(ValueError, OSError):
+                _calls.tried(lambda: 1)
+            try:
+                other()
+            except (KeyError, torch.Error):
+                pass
+
+        def other():
+            try:
+                helper()
+            except:
+                pass
+
+        def aside():
+            with suppress(TypeError):
+                pass
+    """
+    functions = {one.name: one for one in reached(ast.parse(textwrap.dedent(source)), "canary")}
+    assert {name: BUILT_IN & set(caught(one)) for name, one in functions.items()} == {
+        "canary": set(),
+        "helper": {"ValueError", "OSError", "Exception", "KeyError"},
+        "other": {"BaseException"},
+    }
 
 
 @every_patch

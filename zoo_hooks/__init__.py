@@ -28,7 +28,7 @@ __all__ = ["activate", "disabled", "distributed", "fingerprint", "init", "report
 TARGETS = frozenset(
     {
         "accelerate.accelerator",
-        "datasets.config",
+        "datasets.features.video",
         "dill._dill",
         "mlx_lm.models.gemma3n",
         "mlx_vlm.models.gemma3n.gemma3n",

@@ -54,7 +54,7 @@ class Changes:
         self.replace(sys.modules, name, module)
 
     def tell(self, message: str) -> None:
-        """Warn once: for repairs that overrule what a user chose, or drop it, at the moment they do."""
+        """Warn once in a process: of what a repair drops or overrules, with the cause, as it does so."""
         notices.say(notices.WARNING, f"zoo-hooks: {message}")
 
     @property

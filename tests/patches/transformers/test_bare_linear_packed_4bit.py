@@ -14,6 +14,7 @@ from transformers import BitsAndBytesConfig
 import zoo_hooks
 from zoo_hooks.patches.transformers import _four_bit
 from zoo_hooks.patches.transformers.bare_linear_packed_4bit import PATCH as RECORD
+from zoo_hooks.patches.transformers.bare_linear_packed_4bit import _AsStored
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 pytest.importorskip("transformers.core_model_loading", reason="the code in question came with 5.0")
@@ -96,6 +97,19 @@ def test_bytes_that_somebody_else_has_cast_raise(lost):
     assert type(holder[0]) is torch.nn.Linear
     convert({"weight": weight, **packed}, model=holder, full_layer_name="0.weight")
     assert type(holder[0]) is bitsandbytes.nn.Linear4bit
+
+
+def test_what_is_not_cast_is_otherwise_the_tensor_that_it_stands_for():
+    """Copied, pickled, asked for what it has and has not, cut and moved."""
+    stored = torch.arange(4, dtype=torch.uint8)
+    for one in (
+        _AsStored(stored),
+        copy.deepcopy(_AsStored(stored)),
+        pickle.loads(pickle.dumps(_AsStored(stored))),
+    ):
+        assert one.shape == stored.shape
+        assert not hasattr(one, "nothing_of_the_kind")
+        assert torch.equal(one[1:].to(dtype=torch.float16), stored[1:])
 
 
 def test_the_target_may_be_imported_before_any_model():

@@ -20,6 +20,7 @@ from zoo_hooks.patches.transformers import _tiny, gemma4_audio_attention_autocas
 
 PATCH = "gemma4-audio-attention-autocast"
 HALF = torch.float16
+LIMIT = "gradient_clipping"
 
 
 def features():
@@ -126,6 +127,35 @@ def test_the_clamp_is_limited_only_while_float16_autocast_is_on():
         assert layer.gradient_clipping == 1e10
     layer.gradient_clipping = 5.0
     assert copy.deepcopy(layer).gradient_clipping == 5.0
+
+
+def test_the_limit_of_a_layer_is_an_attribute_like_any_other():
+    """Set, read, asked for and deleted, and what is said where there is none, as without the repair."""
+
+    def seen():
+        layer = gemma4.Gemma4AudioLayer.__new__(gemma4.Gemma4AudioLayer)
+        torch.nn.Module.__init__(layer)
+        said = [hasattr(layer, LIMIT), getattr(layer, LIMIT, None)]
+        for lacking in (getattr, delattr):
+            with pytest.raises(AttributeError, match=LIMIT) as error:
+                lacking(layer, LIMIT)
+            said.append(str(error.value) if lacking is getattr else "refused")
+        layer.gradient_clipping = 3.0
+        copies = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+        said += [vars(one)[LIMIT] for one in (layer, *copies)]
+        del layer.gradient_clipping
+        said.append(hasattr(layer, LIMIT))
+        layer.register_buffer(LIMIT, torch.ones(1))
+        layer.gradient_clipping = torch.zeros(1)
+        said += [float(layer.gradient_clipping), list(layer.state_dict())]
+        with pytest.raises(KeyError, match="already exists"):
+            layer.register_parameter(LIMIT, torch.nn.Parameter(torch.ones(1)))
+        del layer.gradient_clipping
+        return [*said, hasattr(layer, LIMIT)]
+
+    with_repair = seen()
+    with zoo_hooks.disabled(PATCH):
+        assert with_repair == seen()
 
 
 def test_a_layer_compiles_without_a_graph_break():

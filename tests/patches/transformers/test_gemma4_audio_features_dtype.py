@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -134,6 +135,81 @@ def test_callers_of_get_audio_features_get_the_dtype_of_the_tower():
         hidden = made.model(**given).audio_hidden_states
     assert output.pooler_output.dtype is torch.float16
     assert hidden.shape[-1] == output.pooler_output.shape[-1]
+
+
+def test_a_subclass_gets_the_arguments_that_upstream_gives():
+    """One that keeps what it has heard: tensors by position and a keyword, and the same logits each time."""
+    given, seen, kept = _tiny.audio_inputs(), [], {}
+
+    class Keeping(gemma4.Gemma4Model):
+        def get_audio_features(self, *args, **kwargs):
+            seen.append((args, kwargs))
+            if not kept:
+                kept["audio"] = super().get_audio_features(*args, **kwargs)
+            return kept["audio"]
+
+    made = model(audio=torch.float16)
+    expected = logits(made)
+    made.model.__class__ = Keeping
+    for _ in range(2):
+        assert torch.equal(logits(made), expected)
+    for (features, mask), keywords in seen:
+        assert features is given["input_features"] or torch.equal(features, given["input_features"])
+        assert (type(features), type(mask), keywords) == (torch.Tensor, torch.Tensor, {"return_dict": True})
+
+
+def test_a_wrapper_on_the_instance_gets_the_arguments_that_upstream_gives():
+    """As tools put one there; it hands on features of another dtype, and they are merged."""
+    made = model(audio=torch.float16)
+    expected = logits(made)
+    inner = made.model.get_audio_features
+    made.model.get_audio_features = lambda features, mask, **more: inner(features.double(), mask, **more)
+    assert torch.allclose(logits(made), expected, atol=1e-3)
+
+
+def test_an_override_may_ask_for_a_tuple():
+    """Which is not of the dtype that is merged, so the release's own forward decides what becomes of it."""
+
+    class Own(gemma4.Gemma4Model):
+        def get_audio_features(self, *args, **kwargs):
+            seen.append(super().get_audio_features(*args, **{**kwargs, "return_dict": False}))
+            return super().get_audio_features(*args, **kwargs)
+
+    seen, made = [], model(audio=torch.float16)
+    expected = logits(made)
+    made.model.__class__ = Own
+    assert torch.equal(logits(made), expected)
+    assert isinstance(seen[0], tuple)
+
+
+def test_while_a_forward_runs_other_threads_get_the_dtype_of_the_tower():
+    """The thread of the forward gets that of the embeddings, at the same moment."""
+    made, seen = model(audio=torch.float16), []
+    expected, inner = logits(made), made.model.get_audio_features
+
+    def heard(*args, **kwargs):
+        with ThreadPoolExecutor(1) as other:
+            outputs = [other.submit(inner, *args, **kwargs).result(), inner(*args, **kwargs)]
+        seen.extend(output.pooler_output.dtype for output in outputs)
+        return outputs[-1]
+
+    made.model.get_audio_features = heard
+    assert torch.equal(logits(made), expected)
+    assert seen == [torch.float16, torch.float32 if applied() else torch.float16]
+
+
+def test_a_forward_that_raises_leaves_nothing_behind():
+    """What asks for features after it gets the dtype of the tower."""
+    made, given = model(audio=torch.float16), _tiny.audio_inputs()
+
+    def language_model(*args, **kwargs):
+        raise StopIteration
+
+    made.model.language_model.forward = language_model
+    with pytest.raises(StopIteration):
+        logits(made)
+    output = made.model.get_audio_features(given["input_features"], given["input_features_mask"])
+    assert output.pooler_output.dtype is torch.float16
 
 
 def test_gradients_reach_the_audio_tower():

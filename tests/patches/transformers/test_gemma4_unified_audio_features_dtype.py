@@ -93,6 +93,26 @@ def test_callers_of_get_audio_features_get_the_dtype_of_the_embedder():
     assert output.pooler_output.dtype is torch.float16
 
 
+def test_a_subclass_and_a_wrapper_on_the_instance_get_the_arguments_that_upstream_gives():
+    """Tensors by position and a keyword; what they hand on is merged."""
+    given, seen = _four_bit.unified_audio_inputs(), []
+
+    class Watching(target.Gemma4UnifiedModel):
+        def get_audio_features(self, *args, **kwargs):
+            seen.append((args, kwargs))
+            return super().get_audio_features(*args, **kwargs)
+
+    made = model(audio=torch.float16)
+    expected = logits(made)
+    made.model.__class__ = Watching
+    inner = made.model.get_audio_features
+    made.model.get_audio_features = lambda features, mask, **more: inner(features.clone(), mask, **more)
+    assert torch.equal(logits(made), expected)
+    (((features, mask), keywords),) = seen
+    assert (type(features), type(mask), keywords) == (torch.Tensor, torch.Tensor, {"return_dict": True})
+    assert torch.equal(features, given["input_features"])
+
+
 def test_gradients_reach_the_embedder():
     """In mixed dtypes they point where those of float32 do."""
     grads = []

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 import zoo_hooks
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _tiny, input_require_grads
 
 PATCH = "input-require-grads"
 
@@ -48,6 +48,18 @@ def test_without_the_repair_an_affected_release_raises():
                 model.enable_input_require_grads()
         else:
             model.enable_input_require_grads()
+
+
+@pytest.mark.parametrize("raised", [NotImplementedError, TypeError])
+def test_an_error_that_is_not_that_of_the_part_says_nothing(raised, monkeypatch):
+    """The method itself raises: that is not the symptom, though it may be of the same type."""
+
+    def enable(self):
+        raise raised("not for this model")
+
+    with zoo_hooks.disabled(PATCH), monkeypatch.context() as changed:
+        changed.setattr(transformers.PreTrainedModel, "enable_input_require_grads", enable)
+        assert input_require_grads.probe(transformers.modeling_utils).name == "UNKNOWN"
 
 
 def test_a_better_body_is_never_replaced():

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from conftest import recorded
+from transformers import Trainer, TrainingArguments, trainer
 
 import zoo_hooks
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _four_bit, _tiny
 from zoo_hooks.patches.transformers.trainer_rng_state import _Touches
 
 PATCH = "trainer-rng-state"
@@ -60,6 +61,25 @@ def test_good_states_are_restored(tmp_path, name, world):
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
+def test_good_states_are_restored_by_torchs_own_default(tmp_path):
+    """Also up to 4.46, whose Trainer does not tell torch from 2.6 on of what a state of NumPy is made."""
+    torch.save(states(), tmp_path / "rng_state.pth")
+    expected = draw()
+    load(tmp_path)
+    assert draw() == expected
+
+
+def test_what_the_user_has_allowed_stays_allowed(tmp_path):
+    """Where upstream's method itself takes nothing away."""
+    reconstruct = np.zeros(1).__reduce__()[0]
+    torch.save(states(), tmp_path / "rng_state.pth")
+    with torch.serialization.safe_globals([reconstruct]):
+        load(tmp_path)
+        kept = reconstruct in torch.serialization.get_safe_globals()
+    assert kept != hasattr(trainer, "safe_globals")
+    assert reconstruct not in torch.serialization.get_safe_globals()
+
+
 def test_a_checkpoint_without_the_file_is_as_ever(tmp_path):
     """No file, or no checkpoint at all, restores nothing and raises nothing."""
     torch.manual_seed(1)
@@ -95,7 +115,7 @@ def test_a_training_run_resumes_with_the_same_numbers(tmp_path):
     data = [{"input_ids": _tiny.prompt()[0] + i, "labels": _tiny.prompt()[0] + i} for i in range(8)]
 
     def train(folder: Path, resume: str | None = None):
-        model = _tiny.unshared_model(attention_dropout=0.2)
+        model = _four_bit.text_model(attention_dropout=0.2).train()
         arguments = TrainingArguments(
             str(folder), max_steps=4, save_steps=2, per_device_train_batch_size=2, report_to=[], seed=5
         )
@@ -106,6 +126,13 @@ def test_a_training_run_resumes_with_the_same_numbers(tmp_path):
     whole = train(tmp_path / "whole")
     resumed = train(tmp_path / "again", str(tmp_path / "whole" / "checkpoint-2"))
     assert torch.equal(whole, resumed)
+
+
+def test_without_the_repair_the_file_does_what_it_says(measured):
+    """Good states are restored with and without; the other file creates one without, and none with."""
+    row = measured(PATCH)
+    assert row["without"] == (1 if recorded(PATCH) == "AFFECTED" else 0)
+    assert row["with"] == 0
 
 
 def test_a_mended_release_is_left_untouched():

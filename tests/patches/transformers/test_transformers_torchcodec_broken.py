@@ -21,18 +21,26 @@ STATUS = f"print(zoo_hooks.report()[{PATCH!r}].status.name)\n"
 GONE = "import sys, zoo_hooks\nsys.modules['torchcodec'] = None\n"
 TRY = """
 import tempfile
-from transformers import audio_utils
+from transformers import audio_utils, video_utils
 from transformers.utils import is_torchcodec_available, requires_backends
 from transformers.utils.import_utils import is_torchcodec_available as original_name
 
+def said(call):
+    try:
+        return call()
+    except Exception as error:
+        return f"{type(error).__name__} {str(error).strip()[:40]}"
+
 print(is_torchcodec_available(), original_name(), is_torchcodec_available is original_name)
 with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-    for call in (lambda: audio_utils.load_audio(file.name), lambda: requires_backends(TRY, ["torchcodec"])):
-        try:
-            print(call())
-        except Exception as error:
-            print(type(error).__name__, str(error).strip()[:40])
-""".replace("TRY", "audio_utils.load_audio")
+    print(said(lambda: audio_utils.load_audio(file.name)))
+"""
+BY_NAME = """
+with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+    print(said(lambda: audio_utils.load_audio_torchcodec(file.name)))
+with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+    print(said(lambda: video_utils.load_video(file.name, backend="torchcodec")))
+"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,10 +63,42 @@ def without_torchcodec():
 
 
 def test_everything_is_as_if_it_were_not_installed(without_torchcodec):
-    """Each answer and each error."""
+    """Each answer and each error, where nobody names it."""
     assert python(BEGIN + TRY) == without_torchcodec
     assert without_torchcodec.startswith("False False True\n")
     assert "ImportError" in without_torchcodec
+
+
+def test_what_names_it_raises_its_own_error():
+    """As without the hooks, for sounds and for videos, though then it is the first thing that happens."""
+    own = python(TRY + BY_NAME, ZOO_HOOKS="0").splitlines()[-2:]
+    assert all("Error Could not load" in line for line in own)
+    assert python(BEGIN + TRY + BY_NAME).splitlines()[-2:] == own
+
+
+def test_it_is_told_once_with_the_error():
+    """A warning when what hears is imported, and no other."""
+    told = child(BEGIN + TRY + TRY).stderr
+    assert told.count("zoo-hooks: torchcodec is installed but cannot be imported (") == 1
+    assert told.count("zoo-hooks") == 1
+    assert "Error: Could not load" in told
+
+
+def test_the_controls_of_the_function_are_upstreams():
+    """Where it is a cache, its controls are there; and its answer stays."""
+    code = """
+import transformers.audio_utils
+from transformers.utils import is_torchcodec_available as ask
+print([hasattr(ask, name) for name in ("cache_clear", "cache_info", "cache_parameters")])
+"""
+    assert python(BEGIN + code) == python(code, ZOO_HOOKS="0")
+    clear = "getattr(ask, 'cache_clear', bool)()\nassert ask() is False\n"
+    python(BEGIN + code + clear)
+
+
+def test_nothing_of_it_stays_imported():
+    """Other code takes a module that is there for one that works: transformers from 5.23.0 does."""
+    assert python(BEGIN + "import transformers.audio_utils\nprint('torchcodec' in sys.modules)") == "False\n"
 
 
 def test_one_that_raises_import_errors_counts_as_not_installed_too(tmp_path, without_torchcodec):
@@ -70,11 +110,11 @@ def test_one_that_raises_import_errors_counts_as_not_installed_too(tmp_path, wit
 def test_all_modules_ask_the_same_function_and_torchcodec_is_not_touched():
     """Those that copied its name early and those that come late; who imports it sees its own error."""
     code = BEGIN + """
-import transformers.video_utils
+import transformers.video_processing_utils as early
 import transformers.audio_utils
 import transformers.pipelines.audio_classification as late
 from transformers.utils import is_torchcodec_available
-assert transformers.video_utils.is_torchcodec_available is is_torchcodec_available
+assert early.is_torchcodec_available is is_torchcodec_available
 assert late.is_torchcodec_available is is_torchcodec_available
 assert is_torchcodec_available() is False
 import torchcodec.decoders
@@ -127,6 +167,20 @@ def test_the_same_one_without_ffmpeg_counts_as_not_installed(without_torchcodec)
     told = child(WAVE, check=False, ZOO_HOOKS="0", **real_without_ffmpeg()).stderr
     assert "RuntimeError: Could not load libtorchcodec" in told
     assert python(BEGIN + TRY + STATUS, **real_without_ffmpeg()) == without_torchcodec + "APPLIED\n"
+    named = python(BEGIN + TRY + BY_NAME, **real_without_ffmpeg()).splitlines()[-2:]
+    assert all("RuntimeError Could not load libtorchcodec" in line for line in named)
+    code = BEGIN + "import transformers.audio_utils\nprint('torchcodec' in sys.modules)"
+    assert python(code, **real_without_ffmpeg()) == "False\n"
+
+
+def test_one_without_the_decoders_is_left_alone(tmp_path):
+    """A torchcodec that has them elsewhere is not a broken one."""
+    path = Path(stand_in(tmp_path))
+    (path / "torchcodec" / "__init__.py").write_text("")
+    for file in (path / "torchcodec" / "decoders").iterdir():
+        file.unlink()
+    (path / "torchcodec" / "decoders").rmdir()
+    assert python(BEGIN + "import transformers.audio_utils\n" + STATUS, PYTHONPATH=str(path)) == "UNKNOWN\n"
 
 
 def test_nothing_is_loaded_before_audio_is_asked_for(tmp_path):

@@ -72,16 +72,27 @@ def test_without_the_repair_arguments_that_report_to_all_raise(measured):
 
 
 def test_without_the_repair_no_trainer_can_be_made(tmp_path):
-    """The same error, when nobody has asked for wandb."""
+    """The same error, when nobody has named wandb."""
     seen = python(TRY, PYTHONPATH=wandb(tmp_path, BROKEN), ZOO_HOOKS="0")
     assert "train all AttributeError np.float_ was removed\n" in seen
     assert "train none <class" in seen
 
 
-@pytest.mark.parametrize("body", [BROKEN, "raise ImportError('libfoo.so')"])
-def test_everything_is_as_if_it_were_not_installed(tmp_path, without_wandb, body):
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [(BROKEN, "AttributeError np.float_ was removed"), ("raise ImportError('lib')", "ImportError lib")],
+)
+def test_who_names_it_gets_its_own_error_and_all_else_is_as_if_it_were_not_installed(
+    tmp_path, without_wandb, body, error
+):
     """Each answer and each error, also of callbacks and Trainers, whatever the import raises."""
-    assert python(BEGIN + TRY, PYTHONPATH=wandb(tmp_path, body)) == without_wandb
+    named = "callback", "train wandb"
+    expected = [
+        next((f"{name} {error}" for name in named if line.startswith(name)), line)
+        for line in without_wandb.splitlines()
+    ]
+    assert len(expected) - len(set(expected) & set(without_wandb.splitlines())) == len(named)
+    assert python(BEGIN + TRY, PYTHONPATH=wandb(tmp_path, body)).splitlines() == expected
     assert "available False\nby default False\nall False\n" in without_wandb
     assert "train all <class" in without_wandb
 
@@ -118,15 +129,15 @@ from transformers.integrations import integration_utils
 assert early.is_wandb_available is is_wandb_available is integrations.is_wandb_available
 assert is_wandb_available is integration_utils.is_wandb_available
 assert is_wandb_available.__module__ == "transformers.integrations.integration_utils"
-assert is_wandb_available.__code__.co_filename == wandb_broken.__file__
-""".replace("import os\n", "import os\nfrom zoo_hooks.patches.transformers import wandb_broken\n")
+assert is_wandb_available.__code__.co_filename == _broken.__file__
+""".replace("import os\n", "import os\nfrom zoo_hooks.patches.transformers import _broken\n")
     )
     python(code, ZOO_HOOKS="0")
 
 
 def test_it_is_told_once_and_undone_and_nothing_is_imported_to_find_it(tmp_path):
-    """One line at INFO however often it is asked; undoing brings back the error."""
-    code = "import logging\nlogging.basicConfig(level=logging.INFO)\n" + BEGIN + f"""
+    """One warning with the error, however often it is asked; undoing brings back the error."""
+    code = BEGIN + f"""
 from transformers.integrations import integration_utils
 for _ in range(3):
     assert integration_utils.is_wandb_available() is False
@@ -140,7 +151,8 @@ assert integration_utils.is_wandb_available() is False
     run = child(code, PYTHONPATH=wandb(tmp_path, "print('imported')\n" + BROKEN))
     undone = "" if EARLY else "imported\nnp.float_ was removed\n"
     assert run.stdout == "imported\n" * 3 + undone + "imported\n"
-    assert run.stderr.count("wandb is installed but cannot be imported") == 1
+    told = "zoo-hooks: wandb is installed but cannot be imported (AttributeError: np.float_ was removed)"
+    assert run.stderr.count(told) == run.stderr.count("zoo-hooks") == 1
 
 
 @pytest.mark.parametrize("hooks", ["0", "1"])
@@ -169,6 +181,24 @@ def is_wandb_available():
         return False
     return hasattr(wandb, "run")
 """
+
+
+def test_a_callback_of_the_users_own_gets_the_same(tmp_path):
+    """A subclass that is made, or named to a Trainer, raises wandb's own error; one that works makes it."""
+    code = BEGIN + """
+from transformers.integrations import WandbCallback
+class Mine(WandbCallback):
+    def __init__(self, more):
+        super().__init__()
+        self.more = more
+try:
+    print(Mine(3).more)
+except AttributeError as error:
+    print(error)
+"""  # fmt: skip
+    assert python(code, PYTHONPATH=wandb(tmp_path, BROKEN)) == "np.float_ was removed\n"
+    (tmp_path / "wandb" / "__init__.py").write_text(WORKS)
+    assert python(code, PYTHONPATH=str(tmp_path)) == "imported\n3\n"
 
 
 EARLY_FORM = """

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
+import json
 import pickle
 import re
 import sys
-import zipfile
 from pathlib import Path
 from types import ModuleType
 
+import old_torch  # imports triton
 import pytest
-import triton  # before torch, so that triton's side alone decides
+import triton
 import triton.language as tl
-from conftest import python, recorded
+from conftest import child, installed, python, seen
+from old_torch import WHEELS, source_of
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
@@ -28,10 +29,16 @@ import zoo_hooks
 from zoo_hooks import catalogue
 
 PATCH = "triton-compiled-kernel-dims"
-AFFECTED = recorded(PATCH) == "AFFECTED"
-WHEELS = os.environ["ZOO_HOOKS_TEST_TORCH"].split(os.pathsep)
-"""Of old torch; their code in Python is the same for each platform."""
-RUNTIME = "torch/_inductor/runtime"
+
+
+def verdict(torch):
+    """What is recorded for the triton at hand beside a torch."""
+    here = {"triton": installed("triton"), "torch": torch}
+    (found,) = (verdict for releases, verdict in seen(catalogue.get(PATCH)) if releases == here)
+    return found
+
+
+AFFECTED = verdict("2.9.1") == "AFFECTED"
 RUN = "_run" if hasattr(CompiledKernel, "run") else "run"  # up to triton 3.4 it is no property
 HOPPER, MI300 = GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)
 
@@ -63,11 +70,6 @@ def named(wheel):
 def old(request):
     """A wheel of torch that reads without looking."""
     return request.param
-
-
-def source_of(wheel, name="triton_heuristics"):
-    with zipfile.ZipFile(wheel) as files:
-        return files.read(f"{RUNTIME}/{name}.py").decode()
 
 
 def result(kernel, wheel=None):
@@ -135,11 +137,8 @@ def test_more_than_one_cta_is_told_truly(ctas, old):
 
 
 @pytest.mark.parametrize("target", [HOPPER, MI300], ids=["nvidia", "amd"])
-def test_without_the_repair_old_torch_cannot_launch(target, measured, old):
+def test_without_the_repair_old_torch_cannot_launch(target, old):
     """``AttributeError: 'KernelMetadata' object has no attribute 'cluster_dims'``, and none up to 3.5.1."""
-    row = measured(PATCH)
-    assert ("has no attribute 'cluster_dims'" in row["without"]) == AFFECTED
-    assert row["with"] == "(1, 1, 1, 1)"
     with zoo_hooks.disabled(PATCH):
         made = result(compiled(target), old)
         if AFFECTED:
@@ -147,6 +146,28 @@ def test_without_the_repair_old_torch_cannot_launch(target, measured, old):
                 made.make_launcher()
         else:
             made.make_launcher()
+
+
+def test_the_canary_reads_what_the_torch_that_is_installed_reads(old, tmp_path, measured):
+    """Beside an old one the error without and (1, 1, 1, 1) with; beside the one at hand nothing is amiss."""
+    code = f"""
+        import sys, json, zoo_hooks
+        zoo_hooks.init()
+        from zoo_hooks import catalogue
+        patch = catalogue.get({PATCH!r})
+        try:
+            figure = patch.canary()
+            print(json.dumps([figure.value, figure.healthy]))
+        except AttributeError as error:
+            print(json.dumps([str(error), False]))
+    """
+    place = old_torch.old_torch(tmp_path, old)
+    without, with_hooks = (
+        json.loads(child(code, PYTHONPATH=place, ZOO_HOOKS=hooks).stdout) for hooks in ("0", "1")
+    )
+    assert ("no attribute 'cluster_dims'" in without[0]) == AFFECTED
+    assert with_hooks == ["(1, 1, 1, 1)", True]
+    assert measured(PATCH)["result"] == "not needed"
 
 
 def test_only_an_affected_triton_gets_the_properties():
@@ -159,14 +180,15 @@ def test_only_an_affected_triton_gets_the_properties():
 
 
 @pytest.mark.parametrize("backend", ["nvidia", "amd"])
-def test_the_options_of_each_backend_are_asked(backend, monkeypatch):
-    """Where only one is installed, and no torch is loaded, its options decide."""
+def test_the_options_of_each_backend_are_asked(backend, monkeypatch, tmp_path, old):
+    """Where only one is installed, its options decide, and what the torch that is installed reads."""
     backends = sys.modules["triton.backends"]
     monkeypatch.setattr(backends, "backends", {backend: backends.backends[backend]})
     monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.syspath_prepend(old_torch.old_torch(tmp_path, old))
     with zoo_hooks.disabled(PATCH):
-        verdict = catalogue.get(PATCH).probe(sys.modules["triton.compiler.compiler"])
-        assert verdict.name == ("AFFECTED" if AFFECTED else "FIXED")
+        found = catalogue.get(PATCH).probe(sys.modules["triton.compiler.compiler"])
+    assert found.name == verdict(named(old).removeprefix("torch-"))
 
 
 def statically(kernel, wheel=None):
@@ -218,32 +240,72 @@ def test_they_change_nothing_for_a_torch_that_looks_first():
     assert (ctas == ctas_without) != AFFECTED  # in the scope, where no argument is made of it
 
 
-@pytest.mark.parametrize(
-    ("before", "status"),
-    [
-        ("", "APPLIED"),
-        ("import torch", "NOT_NEEDED"),
-        ("import torch._inductor.runtime.triton_heuristics", "NOT_NEEDED"),
-        ("import torch; OLD", "APPLIED"),
-    ],
-    ids=["torch-never", "torch-first", "inductor-first", "old-torch-first"],
-)
-def test_the_torch_that_is_loaded_decides(before, status, tmp_path):
-    """Where none is, triton does; an old one is stood in for by a folder that holds its source."""
-    folder = tmp_path / Path(RUNTIME).relative_to("torch")
-    folder.mkdir(parents=True)
-    (folder / "triton_heuristics.py").write_text(source_of(WHEELS[-1]))
-    before = before.replace("OLD", f"torch.__path__.insert(0, {str(tmp_path)!r})")
+ORDERS = [
+    ("triton.compiler",),
+    ("torch", "triton.compiler"),
+    ("triton.compiler", "torch"),
+    ("torch._inductor.runtime.triton_heuristics", "triton.compiler"),
+    ("triton.compiler", "torch._inductor.runtime.triton_heuristics"),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_the_torch_that_is_installed_decides_whichever_is_imported_first(order):
+    """That at hand looks first, so nothing is done, and no torch is imported to find that out."""
     python(f"""
-        {before}
-        import triton.compiler, zoo_hooks
-        kind = triton.compiler.CompiledKernel
-        seen = zoo_hooks.report()[{PATCH!r}].status.name
-        assert seen == ({status!r} if {AFFECTED} else "NOT_NEEDED"), seen
-        assert isinstance(vars(kind).get("num_ctas"), property) == (seen == "APPLIED")
-        import torch
-        assert zoo_hooks.report()[{PATCH!r}].status.name == seen
+        import {", ".join(order)}
+        import sys, triton.compiler, zoo_hooks
+        assert zoo_hooks.report()[{PATCH!r}].status.name == "NOT_NEEDED"
+        assert not isinstance(vars(triton.compiler.CompiledKernel).get("num_ctas"), property)
+        assert ("torch" in sys.modules) == {any("torch" in name for name in order)}
     """)
+
+
+@pytest.mark.parametrize("order", ORDERS[:3], ids="-".join)
+def test_an_old_torch_decides_whichever_is_imported_first(order, old, tmp_path):
+    """It is stood in for by a package that holds the source of its launcher."""
+    python(
+        f"""
+        import zoo_hooks
+        zoo_hooks.init()
+        import {", ".join(order)}
+        import triton.compiler
+        seen = zoo_hooks.report()[{PATCH!r}].status.name
+        assert seen == ("APPLIED" if {AFFECTED} else "NOT_NEEDED"), seen
+        assert isinstance(vars(triton.compiler.CompiledKernel).get("num_ctas"), property) == {AFFECTED}
+    """,
+        PYTHONPATH=old_torch.old_torch(tmp_path, old),
+    )
+
+
+def test_without_torch_nothing_is_done():
+    """Nobody reads the two."""
+    python(f"""
+        import importlib.util
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *more: None if name == "torch" else find(name, *more)
+        import triton.compiler, zoo_hooks
+        assert zoo_hooks.report()[{PATCH!r}].status.name == "NOT_NEEDED"
+    """)
+
+
+@pytest.mark.skipif(not AFFECTED, reason="up to triton 3.5.1 nothing is put on the class")
+@pytest.mark.parametrize("name", ["num_ctas", "cluster_dims"])
+def test_a_kernel_has_the_two_like_any_attribute(name):
+    """Set, read and deleted again; one without metadata has none, as without the repair."""
+
+    class Bare(CompiledKernel):
+        def __del__(self):
+            """Triton's own, from 3.9 on, reads what this one lacks."""
+
+    bare = Bare.__new__(Bare)
+    assert not hasattr(bare, name)
+    with pytest.raises(AttributeError, match=name):
+        delattr(bare, name)
+    setattr(bare, name, 5)
+    assert (getattr(bare, name), vars(bare)) == (5, {name: 5})
+    delattr(bare, name)
+    assert not hasattr(bare, name)
 
 
 OWN_FIX = """
@@ -259,11 +321,12 @@ OWN_FIX = """
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_tool_that_gives_each_kernel_the_two_is_not_fought(first):
+def test_a_tool_that_gives_each_kernel_the_two_is_not_fought(first, tmp_path):
     """Before us it is seen and left alone; after us what it sets on a kernel is what is read."""
     order = [OWN_FIX, "zoo_hooks.activate()"] if first else ["zoo_hooks.activate()", OWN_FIX]
-    python(f"""
+    code = f"""
     import zoo_hooks
+    zoo_hooks.init()
     if {first}:
         __import__("sys").meta_path.remove(zoo_hooks)
     {order[0]}
@@ -276,4 +339,5 @@ def test_a_tool_that_gives_each_kernel_the_two_is_not_fought(first):
     kernel.metadata = SimpleNamespace(num_ctas=2)
     kernel.num_ctas, kernel.cluster_dims = 4, (4, 1, 1)
     assert (kernel.num_ctas, kernel.cluster_dims) == (4, (4, 1, 1))
-    """)
+    """
+    python(code, PYTHONPATH=old_torch.old_torch(tmp_path))

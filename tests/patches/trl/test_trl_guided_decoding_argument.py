@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 import textwrap
+import types
 from importlib import import_module
 
 import guiding
@@ -176,6 +178,48 @@ def test_vllms_own_class_is_untouched():
         with pytest.raises(TypeError):
             vllm.SamplingParams(guided_decoding=None)
     assert import_module(MAKERS[-1]).SamplingParams.from_optional(n=2).n == 2
+
+
+def test_the_class_that_trl_binds_is_used_like_vllms():
+    """It is pickled by its name, copied, subclassed, and what is set on it is set on vLLM's and can go."""
+    bound = import_module(MAKERS[-1]).SamplingParams
+    assert pickle.loads(pickle.dumps(bound)) is bound
+    assert copy.deepcopy(bound) is bound
+    assert not hasattr(bound, "mark")
+
+    class Mine(bound):
+        def doubled(self):
+            return 2 * self.n
+
+    made = Mine(n=2)
+    assert (type(made), made.doubled()) == (Mine, 4)
+    assert issubclass(Mine, vllm.SamplingParams)
+    bound.mark = "set"
+    assert (bound.mark, vllm.SamplingParams.mark) == ("set", "set")
+    del bound.mark
+    assert not hasattr(vllm.SamplingParams, "mark")
+
+
+@pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
+@pytest.mark.parametrize(
+    ("raised", "verdict"),
+    [
+        (TypeError("Unexpected keyword argument 'guided_decoding'"), "AFFECTED"),
+        (TypeError("Missing required argument 'model'"), "UNKNOWN"),
+        (ValueError("guided_decoding"), "UNKNOWN"),
+        (None, "FIXED"),
+    ],
+)
+def test_only_what_names_the_argument_is_the_symptom(raised, verdict):
+    """Another error of the probe's own call says nothing."""
+
+    def make(**_):
+        if raised:
+            raise raised
+
+    make.structured_outputs = None
+    module = types.SimpleNamespace(GuidedDecodingParams=None, SamplingParams=make)
+    assert catalogue.get(PATCH).probe(module).name == verdict
 
 
 TOOL = """

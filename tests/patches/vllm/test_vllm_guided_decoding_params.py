@@ -11,6 +11,7 @@ from conftest import python, recorded
 from vllm import sampling_params
 
 import zoo_hooks
+from zoo_hooks import catalogue
 from zoo_hooks.changes import CannotRevert
 from zoo_hooks.patches.vllm.vllm_guided_decoding_params import NEW, OLD
 
@@ -82,6 +83,46 @@ def test_parameters_with_it_are_encoded_as_before():
     assert back == made
     assert type(back.structured_outputs) is getattr(sampling_params, NEW)
     assert back.structured_outputs.regex == "a+"
+
+
+@affected
+def test_the_old_name_is_a_class_like_the_new_one():
+    """It is pickled by its name, subclassed, and what is set on it is set on the new one and taken back."""
+    from vllm.sampling_params import GuidedDecodingParams
+
+    new = getattr(sampling_params, NEW)
+    assert pickle.loads(pickle.dumps(GuidedDecodingParams)) is GuidedDecodingParams
+
+    class Mine(GuidedDecodingParams):
+        pass
+
+    assert type(Mine(regex="a+")) is Mine
+    assert issubclass(Mine, new)
+    GuidedDecodingParams.mark = "set"
+    assert new.mark == "set"
+    del GuidedDecodingParams.mark
+    assert not hasattr(new, "mark")
+
+
+@affected
+@pytest.mark.parametrize(
+    ("raised", "verdict"),
+    [
+        (None, "AFFECTED"),
+        (ValueError("You must use one kind of constraint but none are specified: {}"), "AFFECTED"),
+        (TypeError("missing 1 required positional argument: 'backend'"), "UNKNOWN"),
+    ],
+)
+def test_only_a_refusal_of_none_is_taken_for_one(raised, verdict, monkeypatch):
+    """Another error of the probe's own call says nothing."""
+
+    def make():
+        if raised:
+            raise raised
+
+    with zoo_hooks.disabled(PATCH), monkeypatch.context() as changed:
+        changed.setattr(sampling_params, NEW, make)
+        assert catalogue.get(PATCH).probe(sampling_params).name == verdict
 
 
 @affected

@@ -21,6 +21,7 @@ the same hooks on a module: the first input becomes a replicated DTensor, the ou
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -61,7 +62,7 @@ class ReplicateParallel:
 
 def probe(module: ModuleType) -> Verdict:
     prepare = getattr(module.Accelerator, "_prepare_tp", None)  # came with 1.10
-    needed = prepare is not None and NAME in prepare.__code__.co_names
+    needed = prepare is not None and NAME in inspect.unwrap(prepare).__code__.co_names
     return Verdict.AFFECTED if needed and not _given() else Verdict.FIXED
 
 
@@ -150,4 +151,5 @@ PATCH = Patch(
     probe=probe,
     repair=repair,
     canary=canary,
+    behavioural=False,  # the class is lent when it is needed
 )

@@ -14,36 +14,52 @@ that import torchcodec expect no error but ImportError.
 
 Repair
 ------
-When ``datasets.config`` is imported and torchcodec is there, it is loaded once. If that fails, the flag is
-False and ``import torchcodec`` raises ImportError in this process, which is told at INFO. A torchcodec
-that loads stays as it is. Where torchcodec is installed, that costs the import of torch, which datasets
-before 5.0 imports anyway; where it is not, nothing is loaded.
+When the features of datasets are imported and torchcodec is there, it is loaded once. If that fails, the
+flag is False, which is told in a warning with the error. So what needs no decoder works. What does need one
+raises torchcodec's own error, as its import does. A torchcodec that loads stays as it is. Where torchcodec is
+installed, that costs the import of torch, which datasets before 5.0 imports anyway; where it is not, nothing
+is loaded.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.datasets import _torchcodec
+
+CONFIG, FLAG = "datasets.config", "TORCHCODEC_AVAILABLE"
 
 
-def probe(module: ModuleType) -> Verdict:
-    flag = getattr(module, "TORCHCODEC_AVAILABLE", None)
+def probe(_: ModuleType) -> Verdict:
+    from zoo_hooks.patches.transformers import _broken
+
+    flag = getattr(sys.modules[CONFIG], FLAG, None)
     if not isinstance(flag, bool):
         return Verdict.UNKNOWN
-    return Verdict.AFFECTED if flag and not _torchcodec.loads() else Verdict.FIXED
+    return _broken.torchcodec()[0] if flag else Verdict.FIXED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    changes.replace(module, "TORCHCODEC_AVAILABLE", value=False)
-    changes.replace(sys.modules, "torchcodec", None)
-    changes.tell(
-        "torchcodec is installed but cannot be loaded, so it counts as not installed; "
-        "to see why, import it with ZOO_HOOKS=0"
-    )
+    from zoo_hooks.patches.transformers import _broken
+
+    _broken.tell(changes, "torchcodec", _broken.torchcodec()[1])
+    changes.replace(sys.modules[CONFIG], FLAG, value=False)
+    for feature in (sys.modules["datasets.features.audio"].Audio, module.Video):
+        changes.wrap(feature, "decode_example", _by_name)
+
+
+def _by_name(original: Callable[..., Any]) -> Callable[..., Any]:
+    def decode_example(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.decode:
+            import_module("torchcodec.decoders")  # raises its own error
+        return original(self, *args, **kwargs)
+
+    return decode_example
 
 
 def canary() -> Figure:
@@ -56,7 +72,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="datasets uses torchcodec when it is installed but cannot be loaded",
-    targets=("datasets.config",),
+    targets=("datasets.features.video",),
     affects=("datasets>=4.3.0", "torchcodec"),
     links=(
         "https://github.com/huggingface/datasets/issues/7707",

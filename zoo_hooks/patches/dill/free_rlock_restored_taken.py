@@ -34,7 +34,8 @@ def probe(module: ModuleType) -> Verdict:
         Any
     ] = []  # as writing and reading do it; dumps and loads need all of dill, which still loads
 
-    def save_reduce(function: Callable[..., Any], args: tuple[Any, ...], **_: Any) -> None:
+    def save_reduce(*given: Any, **named: Any) -> None:
+        function, args, *_ = (*given, *named.values())
         restored.append(function(*args))
 
     module.save_rlock(SimpleNamespace(save_reduce=save_reduce), RLock())
@@ -45,8 +46,9 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def create_rlock(count: int, owner: int | None, *args: Any) -> Any:
-            return original(count, owner if count else None, *args)
+        def create_rlock(*args: Any) -> Any:
+            count, owner, *more = args  # as pickles hold them
+            return original(count, owner if count else None, *more)
 
         return create_rlock
 

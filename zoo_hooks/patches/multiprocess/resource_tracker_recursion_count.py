@@ -21,6 +21,7 @@ The tracker gets an RLock that has the method, where its code calls it and its l
 
 from __future__ import annotations
 
+import inspect
 from _thread import RLock
 from types import FunctionType, ModuleType
 
@@ -43,7 +44,7 @@ def probe(module: ModuleType) -> Verdict:
     if not methods or not hasattr(tracker, "_lock"):
         return Verdict.UNKNOWN
     # As an attribute: where it is a guarded getattr, the name is a constant.
-    called = any("_recursion_count" in method.__code__.co_names for method in methods)
+    called = any("_recursion_count" in inspect.unwrap(method).__code__.co_names for method in methods)
     has_it = hasattr(tracker._lock, "_recursion_count")  # noqa: SLF001
     return Verdict.AFFECTED if called and not has_it else Verdict.FIXED
 

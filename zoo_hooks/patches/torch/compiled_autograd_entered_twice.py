@@ -54,8 +54,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
         return runs
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def end_capture(self: Any, outputs: Any) -> Any:
-            made = original(self, outputs)
+        def end_capture(*args: Any, **kwargs: Any) -> Any:
+            made = original(*args, **kwargs)
             if isinstance(made, tuple):  # what runs the compiled graph, and that graph
                 return quietly(made[0]), *made[1:]
             return quietly(made)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Verdict
@@ -18,11 +19,14 @@ CAST = (
 HEALTHY = 0.01
 
 
-class _For(NamedTuple):
-    """Stands for the input features on the way from forward to get_audio_features."""
+class _Merging(threading.local):
+    """What the forward that runs in this thread merges audio into; ``torch.compile`` traces it."""
 
-    features: Any
-    dtype: Any
+    model: Any = None
+    dtype: Any = None
+
+
+_merging = _Merging()
 
 
 def verdict(kind: Any) -> Verdict:
@@ -30,7 +34,8 @@ def verdict(kind: Any) -> Verdict:
     code = inspect.unwrap(kind.forward).__code__
     last = max(line for _, _, line in code.co_lines() if line)
     source = "".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last])
-    if CALL not in source:
+    named = inspect.signature(kind.forward).parameters.keys()
+    if CALL not in source or not {"input_features", "inputs_embeds"} <= named:
         return Verdict.UNKNOWN
     if any(cast in source for cast in CAST):
         return Verdict.FIXED
@@ -46,29 +51,30 @@ def merge_in_dtype(changes: Changes, kind: Any) -> None:
 
 def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
     names = list(inspect.signature(original).parameters)
-    features = names.index("input_features") - 1
+    at_features, at_embeds = names.index("input_features") - 1, names.index("inputs_embeds") - 1
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if len(args) > features:  # given by position, as hardly anybody does
-            kwargs.update(zip(names[features + 1 :], args[features:], strict=False))
-            args = args[:features]
-        given = kwargs.get("input_features")
-        if given is not None:
-            merged = kwargs.get("inputs_embeds")
-            merged = self.get_input_embeddings().weight if merged is None else merged
-            kwargs["input_features"] = _For(given, merged.dtype)
-        return original(self, *args, **kwargs)
+        heard = args[at_features] if len(args) > at_features else kwargs.get("input_features")
+        if heard is None:
+            return original(self, *args, **kwargs)
+        merged = args[at_embeds] if len(args) > at_embeds else kwargs.get("inputs_embeds")
+        merged = self.get_input_embeddings().weight if merged is None else merged
+        outer = _merging.model, _merging.dtype
+        _merging.model, _merging.dtype = self, merged.dtype
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            _merging.model, _merging.dtype = outer
 
     return forward
 
 
 def _get_audio_features(original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_audio_features(self: Any, input_features: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(input_features, _For):
-            return original(self, input_features, *args, **kwargs)
-        output = original(self, input_features.features, *args, **kwargs)
-        if output.pooler_output.dtype is not input_features.dtype:
-            output.pooler_output = output.pooler_output.to(input_features.dtype)
+    def get_audio_features(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = original(self, *args, **kwargs)
+        features = getattr(output, "pooler_output", None)  # an override may ask for a tuple
+        if _merging.model is self and features is not None and features.dtype is not _merging.dtype:
+            output.pooler_output = features.to(_merging.dtype)
         return output
 
     return get_audio_features

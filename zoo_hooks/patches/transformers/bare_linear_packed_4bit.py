@@ -25,8 +25,8 @@ not survive that: packed weights are loaded as they are stored. A weight that wa
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
+from inspect import signature
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -34,19 +34,23 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _four_bit
 
+NAMES, STATES = ("model", "full_layer_name"), "state_dict"
+
 
 def probe(module: ModuleType) -> Verdict:
     import torch
-    from transformers import BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig, core_model_loading
 
     model = torch.nn.Module()
     model.linear = torch.nn.Linear(64, 1, bias=False, device="meta")
     weight, state = module.bnb.functional.quantize_4bit(torch.ones(1, 64), quant_type="nf4")
     packed = {"weight": weight, **{f"weight.{k}": v for k, v in state.as_dict(packed=True).items()}}
     quantizer = SimpleNamespace(quantization_config=BitsAndBytesConfig(load_in_4bit=True))
-    loaded = module.Bnb4bitDeserialize(quantizer).convert(
-        packed, model=model, full_layer_name="linear.weight"
-    )["weight"]
+    convert = module.Bnb4bitDeserialize(quantizer).convert
+    load = core_model_loading.convert_and_load_state_dict_in_model
+    if not {*NAMES} <= signature(convert).parameters.keys() or STATES not in signature(load).parameters:
+        return Verdict.UNKNOWN
+    loaded = convert(packed, **dict(zip(NAMES, (model, "linear.weight"), strict=True)))["weight"]
     if not hasattr(loaded, "quant_state") or type(model.linear) is module.bnb.nn.Linear4bit:
         return Verdict.FIXED
     return Verdict.AFFECTED if type(model.linear) is torch.nn.Linear else Verdict.UNKNOWN
@@ -57,16 +61,16 @@ def repair(module: ModuleType, changes: Changes) -> None:
     from transformers.quantizers.base import HfQuantizer
 
     def make(convert: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(convert)
+        names = signature(convert)
 
-        def converting(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
-            parts = given["input_dict"]
+        def converting(self: Any, *args: Any, **kwargs: Any) -> Any:
+            given = names.bind(self, *args, **kwargs).arguments
+            _, parts, *_ = given.values()
             if len(parts) > 1:
-                config = given["self"].hf_quantizer.quantization_config
                 weight = parts["weight"][0] if isinstance(parts["weight"], list) else parts["weight"]
-                _become_linear4bit(given["model"], given["full_layer_name"], config, weight.dtype)
-            return convert(*args, **kwargs)
+                model, name = (given[name] for name in NAMES)
+                _become_linear4bit(model, name, self.hf_quantizer.quantization_config, weight.dtype)
+            return convert(self, *args, **kwargs)
 
         return converting
 
@@ -77,14 +81,14 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 
 def _loading_as_stored(load: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(load)
+    names = signature(load)
 
     def loading(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
-        states = given.arguments["state_dict"]
+        given = names.bind(*args, **kwargs)
+        states = given.arguments[STATES]
         packed = {key.partition(".quant_state.")[0] for key in states if ".quant_state." in key}
         kept = {key: _AsStored(states[key]) for key in packed & states.keys()}
-        given.arguments["state_dict"] = {**states, **kept}
+        given.arguments[STATES] = {**states, **kept}
         return load(*given.args, **given.kwargs)
 
     return loading
@@ -97,6 +101,8 @@ class _AsStored:
         self._stored = stored
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_stored":
+            raise AttributeError(name)  # of one that is being copied
         return getattr(self._stored, name)
 
     def __getitem__(self, where: Any) -> Any:

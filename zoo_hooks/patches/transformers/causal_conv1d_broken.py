@@ -14,23 +14,22 @@ these models import it at once. Later releases try the import.
 Repair
 ------
 Where ``is_causal_conv1d_available`` says True, causal_conv1d is imported there and then, as who asks is
-about to do; if that fails it says False, which is told once at INFO. Nothing else is asked or imported.
+about to do; if that fails it says False and warns once with the error. Nothing else is asked or imported.
 """
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _broken
 
 ASKS = "transformers.utils.import_utils"
 KERNELS = "transformers.integrations.hub_kernels"
@@ -53,26 +52,18 @@ def probe(_: ModuleType) -> Verdict:
     function = asks if isinstance(asks, FunctionType) else getattr(asks, "__wrapped__", None)  # a cache
     if not isinstance(function, FunctionType):
         return Verdict.UNKNOWN
-    # Whoever has repaired it does not ask this.
-    return Verdict.AFFECTED if "_is_package_available" in function.__code__.co_names else Verdict.FIXED
+    if "_is_package_available" in function.__code__.co_names:
+        return Verdict.AFFECTED
+    return _broken.passing(function)
 
 
 def repair(_: ModuleType, changes: Changes) -> None:
     original: Callable[[], bool] = sys.modules[ASKS].is_causal_conv1d_available
 
-    @functools.wraps(original)
-    def is_causal_conv1d_available() -> bool:
-        if not original():
-            return False
-        with suppress(Exception):  # what native code fails with has no one type
-            return bool(import_module("causal_conv1d"))
-        changes.tell(
-            "causal_conv1d is installed but cannot be loaded, so transformers does without it; "
-            "to see why, import it"
-        )
-        return False
+    def usable() -> bool:
+        return original() and bool(import_module("causal_conv1d"))
 
-    changes.rebind(original, is_causal_conv1d_available)
+    changes.rebind(original, _broken.asking(changes, original, "causal_conv1d", usable))
 
 
 def canary() -> Figure:

@@ -28,10 +28,10 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _calls, _tiny
 
 DEVICES = ("cuda", "cpu", "mps", "xpu")
-LARGEST = 65504.0
+LIMIT, LARGEST = "gradient_clipping", 65504.0
 MASKED, ROUNDED = 9.003, 9.0  # float16 has no more exact one
 NEAR = 1e-4
 HEALTHY = 0.02
@@ -73,24 +73,21 @@ def repair(module: ModuleType, changes: Changes) -> None:
     half, enabled, dtype = torch.float16, torch.is_autocast_enabled, torch.get_autocast_dtype
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def rel_shift(self: Any, x: Any) -> Any:
-            return original(self, x.float() if x.dtype is half else x)
+        def rel_shift(self: Any, *args: Any, **kwargs: Any) -> Any:
+            shifted = original(self, *args, **kwargs)
+            return shifted.float() if shifted.dtype is half else shifted
 
         return rel_shift
 
-    def limit(self: Any) -> Any:
-        value = self.__dict__["gradient_clipping"]
+    def limited(value: Any) -> Any:
         for device in DEVICES:
             if enabled(device) and dtype(device) is half:
                 return min(value, LARGEST)
         return value
 
-    def keep(self: Any, value: Any) -> None:
-        self.__dict__["gradient_clipping"] = value
-
     changes.wrap(module.Gemma4AudioAttention, "_rel_shift", make)
     for part in (module.Gemma4AudioFeedForward, module.Gemma4AudioLightConv1d, module.Gemma4AudioLayer):
-        changes.replace(part, "gradient_clipping", property(limit, keep))
+        changes.replace(part, LIMIT, _calls.attribute(LIMIT, limited))
 
 
 def canary() -> Figure:

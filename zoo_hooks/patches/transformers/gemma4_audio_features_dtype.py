@@ -13,8 +13,9 @@ audio features to the device only.
 
 Repair
 ------
-While ``forward`` runs, ``get_audio_features`` gives its features in the dtype of the embeddings.
-Callers of ``get_audio_features`` itself get what they always got.
+While ``forward`` runs, ``get_audio_features`` gives its features in the dtype of the embeddings. Its
+arguments are those that upstream gives, for overrides and wrappers of it too. Callers of
+``get_audio_features`` itself get what they always got.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _four_bit
+from zoo_hooks.patches.transformers import _calls, _four_bit
 
 PATH = "vision_tower.patch_embedder"
 
@@ -64,14 +64,16 @@ def _leaving_out(kind: type) -> Callable[[Any], Callable[..., Any]]:
     from transformers.quantizers.base import get_keys_to_not_convert
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def preprocess_model(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-            config = self.quantization_config
+        find = _calls.first_argument(original)
+
+        def preprocess_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+            config, model = self.quantization_config, find(args, kwargs)
             found = {path for path, part in model.named_modules() if isinstance(part, kind)}
             if found and config.llm_int8_skip_modules is None and not self.pre_quantized:
                 self.quantization_config = copy.copy(config)  # the user's own stays
                 listed = sorted(found | set(get_keys_to_not_convert(model)))
                 self.quantization_config.llm_int8_skip_modules = listed
-            return original(self, model, *args, **kwargs)
+            return original(self, *args, **kwargs)
 
         return preprocess_model
 

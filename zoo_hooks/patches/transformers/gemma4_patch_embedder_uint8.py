@@ -19,13 +19,13 @@ If the weight is not of a floating-point dtype, the pixels keep theirs, as upstr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _four_bit
+from zoo_hooks.patches.transformers import _four_bit, _packed
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -49,17 +49,7 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    changes.wrap(module.Gemma4VisionPatchEmbedder, "forward", _forward)
-
-
-def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: Any, pixel_values: Any, pixel_position_ids: Any, padding_positions: Any) -> Any:
-        if self.input_proj.weight.dtype.is_floating_point:
-            return original(self, pixel_values, pixel_position_ids, padding_positions)
-        hidden_states = self.input_proj(2 * (pixel_values - 0.5))
-        return hidden_states + self._position_embeddings(pixel_position_ids, padding_positions)
-
-    return forward
+    changes.wrap(module.Gemma4VisionPatchEmbedder, "forward", partial(_packed.uncast, "input_proj"))
 
 
 def canary() -> Figure:

@@ -18,7 +18,7 @@ Repair
 ------
 When checkpointing is switched on (``Trainer``, ``gradient_checkpointing_enable``,
 ``activation_checkpointing_enable``, peft) on a model that has a layer with shared K/V, the checkpoint
-function gets ``use_reentrant=False`` and keeps its other keywords. This is told once, at INFO. Nothing
+function gets ``use_reentrant=False`` and keeps its other keywords. This is told once, in a warning. Nothing
 is done per step, and other models keep what was chosen. Not covered is code that sets
 ``_gradient_checkpointing_func`` of a layer itself, or hands in a function without that keyword.
 """

@@ -20,13 +20,13 @@ other model runs upstream's own forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _four_bit
+from zoo_hooks.patches.transformers import _four_bit, _packed
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -64,47 +64,11 @@ def _verdict(kind: Any, packed: str, first: str) -> Verdict:
     return {0.0: Verdict.AFFECTED, 0.75: Verdict.FIXED}.get(seen.item(), Verdict.UNKNOWN)
 
 
-class _Uncast:
-    """A module one of whose layers is cast for as if it had a weight of the dtype of what is given."""
-
-    def __init__(self, module: Any, name: str, given: Any) -> None:
-        self._module = module
-        setattr(self, name, _Layer(getattr(module, name), given))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-class _Layer:
-    def __init__(self, layer: Any, weight: Any) -> None:
-        self._layer = layer
-        self.weight = weight
-
-    def __call__(self, given: Any) -> Any:
-        return self._layer(given)
-
-
 def repair(module: ModuleType, changes: Changes) -> None:
-    changes.wrap(module.Gemma4UnifiedVisionEmbedder, "forward", _vision)
-    changes.wrap(module.Gemma4UnifiedMultimodalEmbedder, "forward", _multimodal)
-
-
-def _vision(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: Any, pixel_values: Any, image_position_ids: Any) -> Any:
-        if not self.patch_dense.weight.dtype.is_floating_point:
-            self = _Uncast(self, "patch_dense", pixel_values)
-        return original(self, pixel_values, image_position_ids)
-
-    return forward
-
-
-def _multimodal(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: Any, inputs_embeds: Any) -> Any:
-        if not self.embedding_projection.weight.dtype.is_floating_point:
-            self = _Uncast(self, "embedding_projection", inputs_embeds)
-        return original(self, inputs_embeds)
-
-    return forward
+    changes.wrap(module.Gemma4UnifiedVisionEmbedder, "forward", partial(_packed.uncast, "patch_dense"))
+    changes.wrap(
+        module.Gemma4UnifiedMultimodalEmbedder, "forward", partial(_packed.uncast, "embedding_projection")
+    )
 
 
 def embedded(model: Any, name: str, *args: Any, **kwargs: Any) -> Any:

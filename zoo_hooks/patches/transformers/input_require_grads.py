@@ -26,13 +26,20 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _calls
+
+
+class _NoEmbeddingsError(NotImplementedError):
+    """What a part without input embeddings answers in the models below, and nothing else does."""
 
 
 def probe(module: ModuleType) -> Verdict:
-    with suppress(NotImplementedError):
-        _two_parts(module).enable_input_require_grads()
-        return Verdict.FIXED
-    return Verdict.AFFECTED
+    model = _two_parts(module)
+    _, error = _calls.tried(model.enable_input_require_grads)
+    if isinstance(error, _NoEmbeddingsError):
+        return Verdict.AFFECTED
+    hooks = len(model.embeddings._forward_hooks)  # noqa: SLF001
+    return Verdict.FIXED if error is None and hooks == 1 else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
@@ -78,7 +85,7 @@ def _two_parts(module: ModuleType) -> Any:
 
     class WithoutEmbeddings(base):  # type: ignore[misc, valid-type]
         def get_input_embeddings(self) -> Any:
-            raise NotImplementedError
+            raise _NoEmbeddingsError("this part has no input embeddings")
 
     class WithEmbeddings(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _four_bit
+from zoo_hooks.patches.transformers import _calls, _four_bit
 
 
 def probe(_: ModuleType) -> Verdict:
@@ -45,13 +45,15 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 
 def _process(original: Callable[..., Any]) -> Callable[..., Any]:
-    def process(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    find = _calls.first_argument(original)
+
+    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = self.quantization_config.llm_int8_skip_modules or []
-        paths = _paths(model, given)
+        paths = _paths(find(args, kwargs), given)
         if not paths <= set(given):
             self.quantization_config = copy.copy(self.quantization_config)
             self.quantization_config.llm_int8_skip_modules = [*given, *sorted(paths - set(given))]
-        return original(self, model, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
     return process
 

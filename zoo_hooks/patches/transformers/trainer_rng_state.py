@@ -14,14 +14,17 @@ default decides, and that can be the free unpickler.
 Repair
 ------
 The file is loaded here with ``weights_only=True``, and the method reads a copy of the outcome in a
-private folder. A file that holds more than random states is refused with torch's own error. As in the
-mended release, torch before 2.6 is refused, for its ``weights_only`` is no protection. No other
-``torch.load`` is touched.
+private folder, so that it never sees the file. A file that holds more than random states is refused with
+torch's own error. Good states are restored with each default of torch, also up to 4.46, where those of
+NumPy stop a resume with torch from 2.6 on. Where transformers refuses to load optimizers with torch before
+2.6, whose ``weights_only`` is no protection, it refuses this too. No other ``torch.load`` is touched: up to
+4.50 those of optimizer and scheduler are as free, which is not covered.
 """
 
 from __future__ import annotations
 
 import inspect
+import pickle
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,27 +35,40 @@ from typing import Any
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 
+CHECK = "check_torch_load_is_safe"
+FILE = "rng_state.pth"
+
 
 def probe(module: ModuleType) -> Verdict:
     code = inspect.unwrap(module.Trainer._load_rng_state).__code__  # noqa: SLF001
     if "weights_only" in repr(code.co_consts):
         return Verdict.FIXED
-    return Verdict.AFFECTED if "load" in code.co_names and "torch" in code.co_names else Verdict.UNKNOWN
+    # Torch before 2.5 can only be refused: it cannot be told to allow NumPy's states for a while.
+    able = hasattr(module, CHECK) or hasattr(module.torch.serialization, "safe_globals")
+    return Verdict.AFFECTED if able and {"torch", "load"} <= {*code.co_names} else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
+    torch, numpy = module.torch, module.np
+    refuse_old_torch = getattr(module, CHECK, bool)
+    numbers = numpy.zeros(1, numpy.uint32)
+    # What a state of NumPy is made of: the list of upstream's own safe_globals.
+    made_of = numbers.__reduce__()[0], numpy.ndarray, numpy.dtype, type(numbers.dtype)
+
     def safely(original: Callable[..., None]) -> Callable[..., None]:
-        def load_rng_state(self: Any, checkpoint: Any) -> None:
-            name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+        def load_rng_state(self: Any, *args: Any, **kwargs: Any) -> None:
+            (checkpoint,) = (*args, *kwargs.values())
+            name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else FILE
             file = Path(checkpoint or "", name)
             if checkpoint is None or not file.is_file():
-                return original(self, checkpoint)
-            module.check_torch_load_is_safe()
-            with module.safe_globals():
-                states = module.torch.load(file, weights_only=True)
-            with tempfile.TemporaryDirectory(prefix="zoo-hooks-") as folder:
-                module.torch.save(states, Path(folder, name))
-                return original(self, folder)
+                return original(self, *args, **kwargs)
+            refuse_old_torch()
+            known = torch.serialization.get_safe_globals()  # those of the user are not to be taken away
+            with torch.serialization.safe_globals([one for one in made_of if one not in known]):
+                states = torch.load(file, weights_only=True)
+                with tempfile.TemporaryDirectory(prefix="zoo-hooks-") as folder:
+                    torch.save(states, Path(folder, name))
+                    return original(self, folder)
 
         return load_rng_state
 
@@ -60,17 +76,21 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 
 def canary() -> Figure:
+    """Restores good states first, which must not raise."""
     from unittest import mock
 
     import torch
     from transformers import Trainer
 
-    trainer = SimpleNamespace(args=SimpleNamespace(world_size=1))
-    with tempfile.TemporaryDirectory() as folder:
-        mark = Path(folder, "created")
-        torch.save(_Touches(mark), Path(folder, "rng_state.pth"))
-        with mock.patch.dict("os.environ", TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1"), suppress(Exception):
-            Trainer._load_rng_state(trainer, folder)  # noqa: SLF001 - refuses it, or fails on what it ran
+    trainer = SimpleNamespace(args=SimpleNamespace(world_size=1, process_index=0, parallel_mode=None))
+    free = mock.patch.dict("os.environ", TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
+    with tempfile.TemporaryDirectory() as folder, free:
+        file, mark = Path(folder, FILE), Path(folder, "created")
+        Trainer._save_rng_state(trainer, folder)  # noqa: SLF001
+        Trainer._load_rng_state(trainer, folder)  # noqa: SLF001
+        torch.save({**torch.load(file), "more": _Touches(mark)}, file)
+        with suppress(pickle.UnpicklingError):  # which is how torch refuses a file
+            Trainer._load_rng_state(trainer, folder)  # noqa: SLF001
         return Figure(int(mark.exists()), healthy=not mark.exists())
 
 
@@ -88,7 +108,7 @@ PATCH = Patch(
     module=__name__,
     title="Trainer runs code that a checkpoint's random state file holds",
     targets=("transformers.trainer",),
-    affects=("transformers<5.0.0rc3",),
+    affects=("transformers<5.0.0rc3,!=4.51.*",),
     links=(
         "https://github.com/huggingface/transformers/pull/43140",
         "https://nvd.nist.gov/vuln/detail/CVE-2026-1839",

@@ -15,48 +15,43 @@ once. Later releases ask ``is_torchcodec_usable``.
 Repair
 ------
 When ``transformers.audio_utils`` is imported and torchcodec is there, it is loaded once. If that fails,
-``is_torchcodec_available`` says False wherever transformers asks it, so what works without torchcodec
-works, and the rest raises the ImportError that it raises without. torchcodec itself is not touched.
+``is_torchcodec_available`` says False wherever transformers asks it, and the error is told in a warning. So
+what works without torchcodec works. What names it (``backend="torchcodec"``, ``load_audio_torchcodec``)
+raises its own error, as in releases that have the repair. torchcodec itself is not touched.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
+from importlib import import_module
 from types import ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _broken, _calls
 
 ASKS = "transformers.utils.import_utils"
 
 
 def probe(_: ModuleType) -> Verdict:
-    from zoo_hooks.patches.datasets import _torchcodec
-
     asks = sys.modules[ASKS]
     if hasattr(asks, "is_torchcodec_usable") or not hasattr(asks, "is_torchcodec_available"):
         return Verdict.FIXED
-    return Verdict.AFFECTED if asks.is_torchcodec_available() and not _torchcodec.loads() else Verdict.FIXED
+    return _broken.torchcodec()[0] if asks.is_torchcodec_available() else Verdict.FIXED
 
 
 def repair(_: ModuleType, changes: Changes) -> None:
-    asks = sys.modules[ASKS]
-    original = asks.is_torchcodec_available
+    original = sys.modules[ASKS].is_torchcodec_available
+    _broken.tell(changes, "torchcodec", _broken.torchcodec()[1])
 
-    @functools.wraps(original)
     def is_torchcodec_available() -> bool:
         return False
 
-    # requires_backends finds the functions here
-    backends = type(asks.BACKENDS_MAPPING)(asks.BACKENDS_MAPPING)
-    if "torchcodec" in backends:
-        backends["torchcodec"] = (is_torchcodec_available, backends["torchcodec"][1])
-    changes.rebind(asks.BACKENDS_MAPPING, backends)
-    changes.rebind(original, is_torchcodec_available)
-    changes.tell(
-        "torchcodec is installed but cannot be loaded, so transformers does without it; to see why, import it"
-    )
+    # load_video asks for what was named, so it is let through, as requires_backends is, which has the
+    # function in a table.
+    by_name = import_module("transformers.video_utils")
+    changes.rebind(original, _calls.in_place_of(original, is_torchcodec_available))
+    changes.replace(by_name, "is_torchcodec_available", original)
 
 
 def canary() -> Figure:

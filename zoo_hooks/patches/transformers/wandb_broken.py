@@ -14,20 +14,19 @@ file to import, and ``WandbCallback`` imports it.
 
 Repair
 ------
-``is_wandb_available`` says False where it would raise, or the import would, wherever transformers asks it,
-which is told once at INFO. So all is as if wandb were not installed: it is left out of "all", and who asks
-for it by name gets the error of WandbCallback. wandb is imported when transformers from 4.55.0 on would do
-it, never before; wandb itself is not touched.
+``is_wandb_available`` says False where it would raise, or the import would, wherever transformers or trl
+asks it, and warns once with the error. So "all" leaves wandb out, and what asks whether it is there does
+without. Who names it, by ``report_to="wandb"`` or by making a ``WandbCallback``, gets wandb's own error.
+wandb is imported when transformers from 4.55.0 on would do it, never before; it is not touched itself. A
+search of hyperparameters with that backend is refused as one that is not installed, after the warning.
 """
 
 from __future__ import annotations
 
 import builtins
-import functools
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
@@ -35,6 +34,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _broken, _calls
 
 
 class _BrokenError(Exception):
@@ -46,12 +46,11 @@ def probe(module: ModuleType) -> Verdict:
     if not isinstance(asks, FunctionType):
         return Verdict.UNKNOWN
     if "wandb" not in (*asks.__code__.co_names, *asks.__code__.co_consts):
-        return Verdict.FIXED  # it does not name it: somebody's repair
-    with suppress(Exception):
-        with suppress(_BrokenError):
-            return Verdict.AFFECTED if _with_broken_wandb(asks)() else Verdict.FIXED
-        return Verdict.AFFECTED
-    return Verdict.UNKNOWN
+        return _broken.passing(asks)
+    answer, error = _calls.tried(_with_broken_wandb(asks))
+    if error is not None and not isinstance(error, _BrokenError):
+        return Verdict.UNKNOWN
+    return Verdict.AFFECTED if error or answer else Verdict.FIXED
 
 
 def _with_broken_wandb(asks: FunctionType) -> FunctionType:
@@ -73,21 +72,18 @@ def _with_broken_wandb(asks: FunctionType) -> FunctionType:
 def repair(module: ModuleType, changes: Changes) -> None:
     original: Callable[[], bool] = module.is_wandb_available
 
-    @functools.wraps(original)
-    def is_wandb_available() -> bool:
-        with suppress(Exception):  # what a broken package raises has no one type
-            return original() and _works()
-        changes.tell(
-            "wandb is installed but cannot be imported, so transformers does without it; "
-            "to see why, import it"
-        )
-        return False
+    def usable() -> bool:
+        return original() and hasattr(import_module("wandb"), "run")  # as transformers from 4.55.0 on
 
-    changes.rebind(original, is_wandb_available)
+    def make(init: Callable[..., None]) -> Callable[..., None]:
+        def by_name(*args: Any, **kwargs: Any) -> None:
+            usable()  # raises what wandb raises
+            init(*args, **kwargs)
 
+        return by_name
 
-def _works() -> bool:
-    return hasattr(import_module("wandb"), "run")  # as transformers has it from 4.55.0 on
+    changes.rebind(original, _broken.asking(changes, original, "wandb", usable))
+    changes.wrap(module.WandbCallback, "__init__", make)
 
 
 def canary() -> Figure:

@@ -18,14 +18,16 @@ Repair
 ------
 ``CompiledKernel`` gets two properties: ``num_ctas``, from its metadata, and ``cluster_dims``, which is
 ``(num_ctas, 1, 1)``. Inductor asks the kernel first for both. Kernels that a worker process has compiled have
-them too, for those are made again without ``__init__``. Where a torch is loaded that looks first, nothing is
-done. If such a one is loaded later, the two values reach its launcher's scope and are not used there.
+them too, for those are made again without ``__init__``. The torch that is installed decides, whether it is
+loaded before triton, after it or not yet: its source is read. Where it looks first, or there is none, nothing
+is done.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,7 +44,7 @@ def probe(module: ModuleType) -> Verdict:
     options = list(_options())
     if not options:
         return Verdict.UNKNOWN
-    if all(DIMS in fields for fields in options) or not _torch_reads_unguarded():
+    if all(DIMS in fields for fields in options) or _torch_looks_first():
         return Verdict.FIXED
     repaired = hasattr(kernel, DIMS) or DIMS in init.co_names + init.co_consts
     return Verdict.FIXED if repaired else Verdict.AFFECTED
@@ -50,14 +52,13 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     def num_ctas(self: Any) -> Any:
-        return vars(self).get("num_ctas", self.metadata.num_ctas)
+        return self.metadata.num_ctas
 
     def cluster_dims(self: Any) -> Any:
-        return vars(self).get(DIMS) or (self.num_ctas, 1, 1)
+        return self.num_ctas, 1, 1
 
-    # They can be set: other tools give each kernel the two when it is made.
-    for name, get in (("num_ctas", num_ctas), (DIMS, cluster_dims)):
-        changes.replace(module.CompiledKernel, name, property(get, _setter(name)))
+    for name, otherwise in (("num_ctas", num_ctas), (DIMS, cluster_dims)):
+        changes.replace(module.CompiledKernel, name, _own_or(name, otherwise))
 
 
 def canary() -> Figure:
@@ -67,7 +68,9 @@ def canary() -> Figure:
 
     source = ASTSource(triton.jit(_kernel), signature={"out": "*fp32"})
     kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-    holder = kernel if hasattr(kernel, "num_ctas") else kernel.metadata  # as torch 2.9 does
+    holder = kernel if hasattr(kernel, "num_ctas") else kernel.metadata
+    if _torch_looks_first() and not hasattr(holder, DIMS):
+        return Figure("nothing", healthy=True)
     seen = (holder.num_ctas, *holder.cluster_dims)
     return Figure(str(seen), healthy=seen == (1, 1, 1, 1))
 
@@ -76,11 +79,22 @@ def _kernel(out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - trit
     pass
 
 
-def _setter(name: str) -> Any:
+def _own_or(name: str, otherwise: Callable[[Any], Any]) -> property:
+    """What a kernel has itself, for other tools give each one the two when it is made; else ``otherwise``."""
+
+    def get(self: Any) -> Any:
+        own = vars(self)
+        return own[name] if name in own else otherwise(self)
+
     def set_own(self: Any, value: Any) -> None:
         vars(self)[name] = value
 
-    return set_own
+    def delete_own(self: Any) -> None:
+        if name not in vars(self):
+            raise AttributeError(name)
+        del vars(self)[name]
+
+    return property(get, set_own, delete_own)
 
 
 def _options() -> Iterator[Any]:
@@ -91,14 +105,22 @@ def _options() -> Iterator[Any]:
                 yield fields
 
 
-def _torch_reads_unguarded() -> bool:
-    """What the torch that is loaded does; True where there is none yet, for 2.9 may come."""
-    for folder in getattr(sys.modules.get("torch"), "__path__", ()):
+def _torch_looks_first() -> bool:
+    """Whether the launcher of the torch that is installed looks for the name first, or there is none."""
+    for folder in _torch():
         file = Path(folder, "_inductor", "runtime", "triton_heuristics.py")
         if file.is_file():
             text = file.read_text(encoding="utf-8")
-            return f".{DIMS}" in text and text.count(f'"{DIMS}"') < 2  # noqa: PLR2004 - the second is its guard
+            return f".{DIMS}" not in text or text.count(f'"{DIMS}"') > 1  # the second is the look
     return True
+
+
+def _torch() -> Iterable[str]:
+    """Where torch lies; it is not imported for that."""
+    if "torch" in sys.modules:
+        return getattr(sys.modules["torch"], "__path__", ())
+    spec = find_spec("torch")
+    return (spec and spec.submodule_search_locations) or ()
 
 
 PATCH = Patch(
@@ -111,7 +133,7 @@ PATCH = Patch(
         "https://github.com/ROCm/pytorch/pull/2838",
         "https://github.com/unslothai/unsloth/pull/4001",
     ),
-    measures="CTAs and cluster dimensions that torch 2.9 would read (right: (1, 1, 1, 1))",
+    measures="CTAs and cluster dimensions that torch reads of a kernel (right: (1, 1, 1, 1), or nothing)",
     probe=probe,
     repair=repair,
     canary=canary,

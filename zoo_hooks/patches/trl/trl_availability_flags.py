@@ -21,6 +21,7 @@ that hold a pair get its first half. transformers keeps its own function. Not co
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
@@ -56,9 +57,12 @@ def canary() -> Figure:
 
 
 def _a_bool(original: Callable[..., Any]) -> Callable[..., Any]:
-    def is_package_available(pkg_name: str, return_version: bool = False) -> Any:  # noqa: FBT001, FBT002
-        answer = original(pkg_name, return_version)
-        return answer[0] if isinstance(answer, tuple) and not return_version else answer
+    _, *versions = inspect.signature(original).parameters
+
+    def is_package_available(*args: Any, **kwargs: Any) -> Any:
+        answer = original(*args, **kwargs)
+        asked = any(args[1:]) or any(kwargs.get(name) for name in versions)
+        return answer[0] if isinstance(answer, tuple) and not asked else answer
 
     return is_package_available
 

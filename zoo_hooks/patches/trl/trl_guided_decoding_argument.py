@@ -24,7 +24,6 @@ methods hand it on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial, wraps
 from types import ModuleType
 from typing import Any
@@ -37,12 +36,15 @@ LIMIT = "truncate_prompt_tokens"
 
 
 def probe(module: ModuleType) -> Verdict:
+    from zoo_hooks.patches.transformers._calls import tried
+
     if not hasattr(module, "GuidedDecodingParams"):  # there is no vLLM, or TRL knows the new name
         return Verdict.FIXED
-    with suppress(TypeError):
-        module.SamplingParams(**{OLD: None})
+    _, error = tried(lambda: module.SamplingParams(**{OLD: None}))
+    if error is None:
         return Verdict.FIXED
-    return Verdict.AFFECTED if hasattr(module.SamplingParams, NEW) else Verdict.UNKNOWN
+    refused = isinstance(error, TypeError) and f"'{OLD}'" in str(error)
+    return Verdict.AFFECTED if refused and hasattr(module.SamplingParams, NEW) else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
@@ -58,9 +60,10 @@ def repair(module: ModuleType, changes: Changes) -> None:
         return real(*args, **kwargs)
 
     moved = not hasattr(real, LIMIT)
-    changes.replace(module, "SamplingParams", stand_in("SamplingParams", real, make))
+    here = module.__name__
+    changes.replace(module, "SamplingParams", stand_in("SamplingParams", here, real, make))
     if moved and hasattr(module, "LLM"):
-        changes.replace(module, "LLM", stand_in("LLM", module.LLM, partial(_cutting, module.LLM)))
+        changes.replace(module, "LLM", stand_in("LLM", here, module.LLM, partial(_cutting, module.LLM)))
 
 
 def _cutting(real: Any, *args: Any, **kwargs: Any) -> Any:
@@ -74,8 +77,8 @@ def _cutting(real: Any, *args: Any, **kwargs: Any) -> Any:
 def _cut(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        sampling = args[1] if len(args) > 1 else kwargs.get("sampling_params")
-        limit = (getattr(sampling, "extra_args", None) or {}).get(LIMIT)
+        extra = [getattr(one, "extra_args", None) or {} for one in (*args, *kwargs.values())]
+        limit = next((given[LIMIT] for given in extra if LIMIT in given), None)
         if limit is not None:
             kwargs["tokenization_kwargs"] = {LIMIT: limit, **(kwargs.get("tokenization_kwargs") or {})}
         return method(*args, **kwargs)

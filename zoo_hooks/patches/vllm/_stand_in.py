@@ -6,13 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 
-def stand_in(name: str, real: Any, make: Callable[..., Any]) -> Any:
-    """A class whose call is ``make``; for isinstance, issubclass and all else it is ``real``.
+def stand_in(name: str, place: str, real: Any, make: Callable[..., Any]) -> Any:
+    """A class whose call is ``make``; to isinstance, issubclass and all else it is ``real``.
 
-    No object is ever its own, so pickles and encoders meet ``real`` only.
+    ``place`` is the module in which it stands under that name, where pickle finds it. No object is ever its
+    own, so pickles and encoders of objects meet ``real`` only.
     """
 
     class Meta(type):
+        def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
+            if bases:  # a subclass is one of the real class
+                others = tuple(real if isinstance(base, Meta) else base for base in bases)
+                return type(real)(name, others, body)
+            return super().__new__(cls, name, bases, body)
+
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             return make(*args, **kwargs)
 
@@ -25,4 +32,10 @@ def stand_in(name: str, real: Any, make: Callable[..., Any]) -> Any:
         def __getattr__(cls, attribute: str) -> Any:
             return getattr(real, attribute)
 
-    return Meta(name, (), {"__module__": real.__module__, "__doc__": real.__doc__})
+        def __setattr__(cls, attribute: str, value: Any) -> None:
+            setattr(real, attribute, value)
+
+        def __delattr__(cls, attribute: str) -> None:
+            delattr(real, attribute)
+
+    return Meta(name, (), {"__module__": place, "__doc__": real.__doc__})

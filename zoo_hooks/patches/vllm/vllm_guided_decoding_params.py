@@ -19,7 +19,6 @@ Without such a TRL nothing is added, so that others who look for the old name fi
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -29,18 +28,21 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 
 OLD, NEW = "GuidedDecodingParams", "StructuredOutputsParams"
+REFUSAL = "none are specified"
 CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 
 
 def probe(module: ModuleType) -> Verdict:
     if hasattr(module, OLD) or not _trl_knows_the_old_name_only():
         return Verdict.FIXED
-    return Verdict.AFFECTED if hasattr(module, NEW) else Verdict.UNKNOWN
+    known = hasattr(module, NEW) and _refusal_of_an_empty_one(module) in (None, REFUSAL)
+    return Verdict.AFFECTED if known else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
     new = getattr(module, NEW)
-    changes.replace(module, OLD, new if _can_be_empty(module) else _none_where_empty(new))
+    refused = _refusal_of_an_empty_one(module) == REFUSAL
+    changes.replace(module, OLD, _none_where_empty(new) if refused else new)
 
 
 def canary() -> Figure:
@@ -60,11 +62,14 @@ def _trl_knows_the_old_name_only() -> bool:
     return False
 
 
-def _can_be_empty(module: ModuleType) -> bool:
-    with suppress(ValueError, getattr(module, "VLLMValidationError", ValueError)):
-        getattr(module, NEW)()
-        return True
-    return False
+def _refusal_of_an_empty_one(module: ModuleType) -> str | None:
+    """None where the new class can be made without a constraint; REFUSAL where it says that it wants one."""
+    from zoo_hooks.patches.transformers._calls import tried
+
+    _, error = tried(getattr(module, NEW))
+    if error is None:
+        return None
+    return REFUSAL if REFUSAL in str(error) else repr(error)
 
 
 def _none_where_empty(new: Any) -> Any:
@@ -74,7 +79,7 @@ def _none_where_empty(new: Any) -> Any:
         given = [*args[:5], *(kwargs.get(name) for name in CONSTRAINTS)]
         return None if all(value is None for value in given) else new(*args, **kwargs)
 
-    return stand_in(OLD, new, make)
+    return stand_in(OLD, new.__module__, new, make)
 
 
 PATCH = Patch(
