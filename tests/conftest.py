@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo_hooks import catalogue, survey
+from zoo_hooks import catalogue, releases, survey
 from zoo_hooks.model import Patch
 from zoo_hooks.releases import version as version_of
 
@@ -175,8 +175,8 @@ def recorded(patch_id: str) -> str:
     elsewhere = [name for name in patch.targets if name.partition(".")[0] != patch.upstream]
     if not all(exists(name) for name in elsewhere):
         return "ABSENT"
-    for releases, verdict in seen(patch):
-        if all(installed(name) == version for name, version in releases.items()):
+    for beside, verdict in seen(patch):
+        if all(installed(name) == version for name, version in beside.items()):
             return verdict
     raise LookupError(f"no verdict of {patch_id} is recorded for the releases that are installed")
 
@@ -197,18 +197,31 @@ def exists(module: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def measured():
-    """The rows that ``zoo-hooks verify`` shows, by patch; those of an upstream are measured together."""
+def chosen(request):
+    """The patches that tests of this session are about, in the order in which they are."""
+    asked = (getattr(item, "callspec", None) for item in request.session.items)
+    params = (call.params.get("patch") for call in asked if call)
+    return list(dict.fromkeys(patch for patch in params if isinstance(patch, Patch)))
+
+
+@pytest.fixture(scope="session")
+def measured(chosen):
+    """The rows that ``zoo-hooks verify`` shows, by patch; all that are asked for are measured together."""
     rows = {}
 
     def measure(patch_id: str) -> dict[str, str]:
         if patch_id not in rows:
-            upstream = catalogue.get(patch_id).upstream
-            some = [patch for patch in catalogue.everything() if patch.upstream == upstream]
+            patch = catalogue.get(patch_id)
+            some = [one for one in chosen if claimed(one)] if patch in chosen else [patch]
             rows.update((row["id"], row) for row in survey.verify(some))
         return rows[patch_id]
 
     return measure
+
+
+def claimed(patch: Patch) -> bool:
+    """Tell whether all upstreams that a patch is about are installed."""
+    return all(find_spec(name.replace("-", "_")) for name in releases.claimed_upstreams(patch))
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

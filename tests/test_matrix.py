@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
-from conftest import VERDICTS, exists, installed, recorded, seen
+from conftest import VERDICTS, claimed, exists, installed, recorded, seen
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from zoo_hooks import catalogue, survey
-from zoo_hooks.releases import claimed_upstreams
 
-HERE = [
-    patch
-    for patch in catalogue.everything()
-    if all(find_spec(name.replace("-", "_")) for name in claimed_upstreams(patch))
-]
+HERE = [patch for patch in catalogue.everything() if claimed(patch)]
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
 """ABSENT: a module that the patch is about, or waits for, does not exist on that release."""
 
@@ -27,23 +20,17 @@ def named(patch):
 
 
 @pytest.fixture(scope="module")
-def reported():
-    """The rows that ``zoo-hooks status`` shows, by patch; those of an upstream are found together."""
-    rows = {}
-
-    def report(patch):
-        if patch.id not in rows:
-            ((some, _),) = survey.statuses([patch.upstream])
-            rows.update((row["id"], row) for row in some)
-        return rows[patch.id]
-
-    return report
+def reported(chosen):
+    """The rows that ``zoo-hooks status`` shows, by patch; one child imports all that is chosen."""
+    upstreams = dict.fromkeys(patch.upstream for patch in chosen if patch in HERE)
+    answers = survey._ask("statuses", list(upstreams))
+    return {row["id"]: row for _, answer, died in answers for row in (answer or pytest.fail(died))["rows"]}
 
 
 @pytest.mark.parametrize("patch", HERE, ids=named)
 def test_a_child_interpreter_gives_the_recorded_status(patch, reported):
     """An UNKNOWN, a FAILED, or a verdict unlike the recorded one is drift, and red."""
-    row = reported(patch)
+    row = reported[patch.id]
     assert row["status"] == STATUS[recorded(patch.id)], row["reason"]
 
 
