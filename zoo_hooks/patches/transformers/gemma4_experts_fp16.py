@@ -33,6 +33,7 @@ from typing import Any
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _half_mlp, _tiny
+from zoo_hooks.patches.transformers._linear_map import is_plain
 
 WAYS = ("batched_mm", "grouped_mm")
 SIZE = 8
@@ -40,43 +41,41 @@ SIZE = 8
 
 
 def probe(module: ModuleType) -> Verdict:
+    """Products of 2**18 and outputs of 2**15, each way."""
     import torch
 
     # Those of torch that have it only as a private function have it only for CUDA.
     grouped = hasattr(torch.nn.functional, "grouped_mm") or not hasattr(torch, "_grouped_mm")
-    verdicts = [_verdict(module, way) for way in ("eager", *WAYS[: 1 + grouped])]
-    return next((one for one in (Verdict.UNKNOWN, Verdict.AFFECTED) if one in verdicts), Verdict.FIXED)
-
-
-def _verdict(module: ModuleType, way: str) -> Verdict:
-    """Products of 2**18 and outputs of 2**15."""
-    import torch
-
+    ways = ("eager", *WAYS[: 1 + grouped])
     asked = []
 
     class Config(SimpleNamespace):
         @property
         def _experts_implementation(self) -> str:
-            asked.append(way)
-            return way
+            asked.append(self.way)
+            return str(self.way)
 
-    half = {"dtype": torch.float16, "device": "cpu"}
-    with torch.device("cpu"), torch.no_grad():
-        config = Config(num_experts=1, hidden_size=SIZE, moe_intermediate_size=SIZE, hidden_activation="relu")
-        experts = _half_mlp.experts(module)(config).half()
-        experts.gate_up_proj.fill_(512 / SIZE)
-        experts.down_proj.fill_(0.125 / SIZE)
-        result = experts(
-            torch.ones(1, SIZE, **half), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, **half)
-        )
-    if not asked or result.unique().numel() != 1:
+    def full(value: float, *shape: int) -> Any:
+        return torch.full(shape, value, dtype=torch.float16, device="cpu")
+
+    config = Config(num_experts=1, hidden_size=SIZE, moe_intermediate_size=SIZE, hidden_activation="relu")
+    experts = _half_mlp.experts(module)(config)
+    experts.gate_up_proj = torch.nn.Parameter(full(512 / SIZE, 1, 2 * SIZE, SIZE), requires_grad=False)
+    experts.down_proj = torch.nn.Parameter(full(0.125 / SIZE, 1, SIZE, SIZE), requires_grad=False)
+    given = full(1.0, 1, SIZE), torch.zeros((1, 1), dtype=torch.int64, device="cpu"), full(1.0, 1, 1)
+    seen = []
+    for config.way in ways:
+        least, most = experts(*given).aminmax()
+        seen.append(least.item() if least == most else 0.0)
+    if {*asked} != {*ways}:
         return Verdict.UNKNOWN
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
-    return right.get(result[0, 0].item(), Verdict.UNKNOWN)
+    verdicts = [right.get(value, Verdict.UNKNOWN) for value in seen]
+    return next((one for one in (Verdict.UNKNOWN, Verdict.AFFECTED) if one in verdicts), Verdict.FIXED)
 
 
 class _Experts:
-    """Experts whose products come with their scale."""
+    """Experts that compute what upstream does, but scale the products that do not fit."""
 
     def __init__(self, experts: Any) -> None:
         self._experts = experts
@@ -84,79 +83,95 @@ class _Experts:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._experts, name)
 
-    def _apply_gate(self, gate_up_out: Any) -> Any:
-        import torch
+    def act_fn(self, gate: Any) -> Any:
+        return _Gate(self._experts.act_fn(gate))
 
+    def _apply_gate(self, gate_up_out: Any) -> Any:
         gate, up = gate_up_out.chunk(2, dim=-1)
-        if gate.dtype is not torch.float16:
-            return self.act_fn(gate) * up
-        gate, up = self.act_fn(_half_mlp.limited(gate)), _half_mlp.limited(up)
-        if up.shape[-1] != self.intermediate_dim:
-            # Under tensor parallelism outputs are summed over the ranks, so none may choose a scale.
-            return _half_mlp.limited(gate * up), gate.new_ones(())
-        return _half_mlp.scaled(gate, up)
+        return _product(self._experts.act_fn(gate), up)
+
+
+class _Gate:
+    """What multiplies ``up`` where upstream says ``act_fn(gate) * up``."""
+
+    def __init__(self, states: Any) -> None:
+        self.states = states
+
+    def __mul__(self, up: Any) -> Any:
+        return _product(self.states, up)
+
+
+class _Scaled:
+    """Products times a scale, until a linear function is applied to them."""
+
+    def __init__(self, states: Any, scale: Any) -> None:
+        self.states, self.scale = states, scale
+
+    @classmethod
+    def __torch_function__(cls, function: Any, _: Any, args: Any, kwargs: Any = None) -> Any:
+        return _linear(function)(*args, **kwargs or {})
+
+
+def _product(gate: Any, up: Any) -> Any:
+    import torch
+
+    if gate.dtype is not torch.float16:
+        return gate * up
+    scale = _half_mlp.scale_of(gate, up)
+    return _Scaled(gate * scale * up, scale)
 
 
 def _linear(original: Callable[..., Any]) -> Callable[..., Any]:
     def linear(input: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - its name upstream
-        if type(input) is tuple:  # from _Experts
-            return _half_mlp.unscaled(original(input[0], *args, **kwargs), input[1])
+        if type(input) is _Scaled:
+            return original(input.states, *args, **kwargs) / input.scale
         return original(input, *args, **kwargs)
 
     return linear
 
 
-def _eager(experts: Any, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
-    """An expert at a time, rows in upstream's order, for the sake of the rounding."""
-    import torch
-
-    plain = torch.nn.functional.linear
-    result = torch.zeros_like(hidden_states)
-    for expert in top_k_index.unique().tolist():
-        if expert < experts.num_experts:  # not on another rank
-            slot, token = torch.where(torch.eq(top_k_index.T, expert))
-            given = plain(hidden_states[token], experts.gate_up_proj[expert])
-            states = _linear(plain)(experts._apply_gate(given), experts.down_proj[expert])  # noqa: SLF001
-            states = states * top_k_weights[token, slot, None]
-            states = states.to(result.dtype)
-            if states.dtype is torch.float16:
-                states = _half_mlp.limited(states)
-            result.index_add_(0, token, states)
-    return result
+_SCALING = _linear(lambda: None).__code__
 
 
-def repair(module: ModuleType, changes: Changes) -> None:
+def _is_known(experts: Any, hidden_states: Any) -> bool:
+    """Whether they compute in float16, and nothing but what upstream does."""
     import torch
     from transformers.integrations import moe
 
-    half, limited = torch.float16, _half_mlp.limited
-    chosen = moe.ALL_EXPERTS_FUNCTIONS.get_interface
-    known = (_eager, moe.batched_mm_experts_forward, moe.grouped_mm_experts_forward)
+    kind, half = hidden_states.device.type, torch.float16
+    if hidden_states.dtype is not half and not (
+        torch.amp.is_autocast_available(kind)
+        and torch.is_autocast_enabled(kind)
+        and torch.get_autocast_dtype(kind) is half
+    ):
+        return False
+    way = moe.ALL_EXPERTS_FUNCTIONS.get_interface(experts.config._experts_implementation, None)  # noqa: SLF001
+    return (
+        way in (None, moe.batched_mm_experts_forward, moe.grouped_mm_experts_forward)
+        and type(experts)._apply_gate is moe._default_apply_gate  # noqa: SLF001
+        and "_apply_gate" not in experts.__dict__
+        and not experts.has_bias
+        and is_plain(experts.gate_up_proj)
+        and is_plain(experts.down_proj)
+        # not if this forward was kept by somebody, and the repair has been undone
+        and moe._batched_linear.__code__ is _SCALING  # noqa: SLF001
+        and moe._grouped_linear.__code__ is _SCALING  # noqa: SLF001
+    )
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    from transformers.integrations import moe
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self: Any, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
-            kind = hidden_states.device.type
-            run = None
-            if hidden_states.dtype is half or (
-                torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is half
-            ):
-                run = chosen(self.config._experts_implementation, _eager)  # noqa: SLF001
-            if run not in known:
-                return original(self, hidden_states, top_k_index, top_k_weights)
-            if top_k_weights.dtype is not half:
-                result = run(_Experts(self), hidden_states, top_k_index, top_k_weights)
-                return limited(result) if result.dtype is half else result
-            # Weights above 1 could make two experts' outputs opposite infinities, whose sum is NaN.
-            most = top_k_weights.detach().abs().amax(-1, keepdim=True)
-            share = (0.5 / _half_mlp.power_of_two(most)).masked_fill(~(most > 1), 1.0)
-            result = run(_Experts(self), hidden_states, top_k_index, top_k_weights * share)
-            return _half_mlp.unscaled(result, share)
+            experts = _Experts(self) if _is_known(self, hidden_states) else self
+            return original(experts, hidden_states, top_k_index, top_k_weights)
 
         return forward
 
     changes.wrap(_half_mlp.experts(module), "forward", make)
     for name in ("_batched_linear", "_grouped_linear"):
-        if getattr(moe, name).__code__ not in _linear.__code__.co_consts:  # both targets need it, once
+        if getattr(moe, name).__code__ is not _SCALING:  # both targets need it, once
             changes.wrap(moe, name, _linear)
 
 

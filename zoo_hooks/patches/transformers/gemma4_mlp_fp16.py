@@ -42,30 +42,20 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    import torch
-
-    half, limited, down = torch.float16, _half_mlp.limited, _half_mlp.down
+    down = _half_mlp.down
 
     def make(_: Callable[..., Any]) -> Callable[..., Any]:
         # Takes its place: the product stands in the middle of its one line, which the probe has seen.
         def forward(self: Any, x: Any) -> Any:
-            gate = self.gate_proj(x)
-            if gate.dtype is half:
-                return down(self, self.act_fn(limited(gate)), self.up_proj(x))
-            return self.down_proj(self.act_fn(gate) * self.up_proj(x))
+            return down(self.down_proj, self.act_fn(self.gate_proj(x)), self.up_proj(x))
 
         return forward
 
     def make_conditioning(_: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self: Any, inputs_embeds: Any, self_conditioning_signal: Any) -> Any:
             normed = self.pre_norm(self_conditioning_signal)
-            gate = self.gate_proj(normed)
-            if gate.dtype is half:
-                signal = down(self, self.act_fn(limited(gate)), self.up_proj(normed))
-            else:
-                signal = self.down_proj(self.act_fn(gate) * self.up_proj(normed))
-            combined = inputs_embeds + signal
-            return self.post_norm(limited(combined) if combined.dtype is half else combined)
+            signal = down(self.down_proj, self.act_fn(self.gate_proj(normed)), self.up_proj(normed))
+            return self.post_norm(inputs_embeds + signal)
 
         return forward
 
