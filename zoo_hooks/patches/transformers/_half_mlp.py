@@ -12,14 +12,14 @@ from typing import Any
 from zoo_hooks.model import Figure, Verdict
 from zoo_hooks.patches.transformers._linear_map import is_linear, is_plain
 
-PART = 2.0**-9
-"""Factor under which a product that does not fit is measured, without loss: both its factors are above 1."""
+PART = 2.0**-14
+"""Factor under which products are measured. Of those that do not fit none becomes subnormal, and the largest
+of a token, divided by the power of two below this measure of it, lies in [2**14, 2**15): a factor of two or
+more below the border. The least scale that does, for gradients are multiplied by its inverse on their way to
+the layer."""
 OVERFLOW = 2.0**16 * PART
-HEADROOM = 14 - 9
-"""The largest scaled product lies in [2**14, 2**15): a factor of two or more below the border. The least
-scale that does, for gradients are multiplied by its inverse on their way to down_proj."""
 LEAST = 2.0**-17
-"""The scale of products that are too large to be measured, of which 2**32 is the largest."""
+"""The scale where even the measure is infinite: products are below 2**32."""
 HEALTHY = 0.002
 
 
@@ -42,13 +42,14 @@ def down(layer: Any, gate: Any, up: Any) -> Any:
 
 
 def scale_of(gate: Any, up: Any) -> Any:
-    """The factor of each token."""
+    """The factor of each token, by the largest of its products."""
     import torch
 
-    parts = torch.addcmul(gate.new_zeros(()), gate.detach(), up.detach(), value=PART)
-    reach = parts.abs_().amax(-1, keepdim=True)
-    scale = (2.0 ** (HEADROOM - reach.log2().floor())).clamp(LEAST, 1.0)
-    return scale.masked_fill(reach < OVERFLOW, 1.0)
+    products = torch.addcmul(gate.new_zeros(()), gate.detach(), up.detach(), value=PART)
+    largest = products.abs_().amax(-1, keepdim=True)
+    fits = largest < OVERFLOW
+    scale = torch.pow(0.5, largest.log2_().floor_())
+    return scale.clamp_(LEAST).masked_fill_(fits, 1.0)
 
 
 def verdict(module: ModuleType, mlp: str, *before: float) -> Verdict:

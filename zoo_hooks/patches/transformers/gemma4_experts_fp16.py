@@ -133,18 +133,10 @@ def _linear(original: Callable[..., Any]) -> Callable[..., Any]:
 _SCALING = _linear(lambda: None).__code__
 
 
-def _is_known(experts: Any, hidden_states: Any) -> bool:
-    """Whether they compute in float16, and nothing but what upstream does."""
-    import torch
+def _is_known(experts: Any) -> bool:
+    """Whether nothing that they compute between their projections is other than upstream's."""
     from transformers.integrations import moe
 
-    kind, half = hidden_states.device.type, torch.float16
-    if hidden_states.dtype is not half and not (
-        torch.amp.is_autocast_available(kind)
-        and torch.is_autocast_enabled(kind)
-        and torch.get_autocast_dtype(kind) is half
-    ):
-        return False
     way = moe.ALL_EXPERTS_FUNCTIONS.get_interface(experts.config._experts_implementation, None)  # noqa: SLF001
     return (
         way in (None, moe.batched_mm_experts_forward, moe.grouped_mm_experts_forward)
@@ -160,11 +152,20 @@ def _is_known(experts: Any, hidden_states: Any) -> bool:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
+    import torch
     from transformers.integrations import moe
+
+    half, autocast = torch.float16, torch.is_autocast_enabled
+    autocasts, autocast_dtype = torch.amp.is_autocast_available, torch.get_autocast_dtype
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self: Any, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
-            experts = _Experts(self) if _is_known(self, hidden_states) else self
+            experts, kind = self, hidden_states.device.type
+            if (
+                hidden_states.dtype is half
+                or (autocasts(kind) and autocast(kind) and autocast_dtype(kind) is half)
+            ) and _is_known(self):
+                experts = _Experts(self)
             return original(experts, hidden_states, top_k_index, top_k_weights)
 
         return forward

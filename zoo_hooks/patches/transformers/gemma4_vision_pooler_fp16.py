@@ -83,10 +83,11 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
     def model(original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            encoder, pooler = self.encoder, self.pooler
             if (
-                type(self.encoder).forward.__code__ is not widening
-                or type(self.pooler).forward is not pooling
-                or not (is_untouched(self.encoder) and is_untouched(self.pooler))
+                type(encoder).forward.__code__ is not widening
+                or type(pooler).forward is not pooling
+                or not (is_untouched(encoder) and is_untouched(pooler))
             ):
                 return original(self, *args, **kwargs)
             widened: list[bool] = []  # the vision model hands its keywords on to the encoder
