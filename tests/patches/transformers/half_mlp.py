@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import functools
 import inspect
 import io
 import pickle
@@ -277,6 +278,17 @@ class HalfMLP:
             self.same_as_upstream(self.mlp(1000).half())
         finally:
             hook.remove()
+
+    def test_another_forward_of_the_class_leaves_it_as_upstream_has_it(self, monkeypatch):
+        """One that others have put there."""
+        plain = torch.nn.Linear.forward
+
+        @functools.wraps(plain)
+        def forward(layer, given):
+            return plain(layer, given) + 300 * (layer.out_features == 32)
+
+        monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+        self.same_as_upstream(self.mlp(1000).half())
 
     def same_as_upstream(self, made):
         """Output and gradients, on tokens of which some overflow."""

@@ -26,7 +26,7 @@ pytest.importorskip("transformers.models.gemma4")
 from transformers.integrations import moe
 
 import zoo_hooks
-from zoo_hooks.patches.transformers import _tiny, gemma4_experts_fp16
+from zoo_hooks.patches.transformers import _half_experts, _tiny, gemma4_experts_fp16
 
 PATCH = "gemma4-experts-fp16"
 HERE = str(Path(__file__).parent)
@@ -341,6 +341,25 @@ def test_it_keeps_no_more_for_the_backward_pass_than_upstream(way):
     made = experts(way).half()
     given = states(512).half(), CHOSEN.repeat(64, 1), WEIGHTS.repeat(64, 1).half()
     assert kept(made, *given) <= 1.05 * without(PATCH, kept, made, *given)
+
+
+@pytest.mark.parametrize("dtype", [HALF, torch.float32])
+def test_an_expert_at_a_time_it_compiles_in_parts(dtype):
+    """As upstream, which asks which experts were chosen."""
+    made = experts("eager", 1000).to(dtype)
+    torch._dynamo.reset()
+    compiled = torch.compile(made, backend="eager")
+    assert torch.equal(run(compiled, states().to(dtype)), run(made, states().to(dtype)))
+
+
+def test_what_is_not_multiplied_by_a_weight_is_upstreams():
+    """A function of products that is not linear gets those, infinite as they may be."""
+    gate, up = torch.tensor([[300.0, 1.0]]).half(), torch.tensor([[300.0, 2.0]]).half()
+    product, weight = _half_experts.product_of(gate, up), torch.ones(1, 2).half() / 8
+    linear = torch.nn.functional.linear
+    assert linear(product, weight).item() == pytest.approx(90002 / 8, rel=1e-3)
+    assert linear(product, weight, torch.ones(1).half()).item() == float("inf")
+    assert torch.relu(product).tolist() == [[float("inf"), 2.0]]
 
 
 @graph_ways

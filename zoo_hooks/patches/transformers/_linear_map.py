@@ -53,7 +53,7 @@ def is_linear(layer: Any) -> bool:
     parts = [layer]
     while parts:
         part = parts.pop()
-        if _class(part) not in PARTS:
+        if _class(part) not in PARTS or not _is_original(type(part)):
             return False
         own = part.__dict__
         if not is_untouched(part) or own.get("use_clipped_linears") or _tensor(own, "bias") is not None:
@@ -65,6 +65,12 @@ def is_linear(layer: Any) -> bool:
             return False
         parts += own["_modules"].values()
     return True
+
+
+def _is_original(kind: Any) -> bool:
+    """Whether the forward of a class stands in the module of the class, or there is none."""
+    names = getattr(kind.forward, "__globals__", {})
+    return names.get("__name__") in (kind.__module__, "torch.nn.modules.module")
 
 
 def is_untouched(layer: Any) -> bool:

@@ -17,11 +17,11 @@ Repair
 ------
 As that of the MLPs (``gemma4-mlp-fp16``): in float16 the products of a token and an expert of which one
 does not fit are scaled by a power of two before that expert's ``down_proj``, and its output is scaled back
-in float32, before routing weights are applied. What does not fit even so saturates at 65504. All else, and
-other dtypes, are computed as before; with routing weights in float16 of which one is above 1, results
-below 2**-14 times that weight may be rounded otherwise. Expert parallelism is covered. With tensor
-parallelism, where no rank sees all products of an expert, these saturate instead of being scaled. Not
-covered are implementations other than ``eager``, ``batched_mm`` and ``grouped_mm``.
+before routing weights are applied. All else, and other dtypes, are computed as before. What does not fit
+itself stays infinite or NaN, as upstream has it: projections before the product, outputs before and after
+they are weighted. Expert parallelism and tensor parallelism are covered. Left to upstream are
+implementations other than ``eager``, ``batched_mm`` and ``grouped_mm``, and experts with biases or a gate of
+their own.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _half_mlp, _tiny
-from zoo_hooks.patches.transformers._linear_map import is_plain
+from zoo_hooks.patches.transformers import _half_experts, _half_mlp, _tiny
 
 WAYS = ("batched_mm", "grouped_mm")
 SIZE = 8
@@ -74,83 +73,6 @@ def probe(module: ModuleType) -> Verdict:
     return next((one for one in (Verdict.UNKNOWN, Verdict.AFFECTED) if one in verdicts), Verdict.FIXED)
 
 
-class _Experts:
-    """Experts that compute what upstream does, but scale the products that do not fit."""
-
-    def __init__(self, experts: Any) -> None:
-        self._experts = experts
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._experts, name)
-
-    def act_fn(self, gate: Any) -> Any:
-        return _Gate(self._experts.act_fn(gate))
-
-    def _apply_gate(self, gate_up_out: Any) -> Any:
-        gate, up = gate_up_out.chunk(2, dim=-1)
-        return _product(self._experts.act_fn(gate), up)
-
-
-class _Gate:
-    """What multiplies ``up`` where upstream says ``act_fn(gate) * up``."""
-
-    def __init__(self, states: Any) -> None:
-        self.states = states
-
-    def __mul__(self, up: Any) -> Any:
-        return _product(self.states, up)
-
-
-class _Scaled:
-    """Products times a scale, until a linear function is applied to them."""
-
-    def __init__(self, states: Any, scale: Any) -> None:
-        self.states, self.scale = states, scale
-
-    @classmethod
-    def __torch_function__(cls, function: Any, _: Any, args: Any, kwargs: Any = None) -> Any:
-        return _linear(function)(*args, **kwargs or {})
-
-
-def _product(gate: Any, up: Any) -> Any:
-    import torch
-
-    if gate.dtype is not torch.float16:
-        return gate * up
-    scale = _half_mlp.scale_of(gate, up)
-    return _Scaled(gate * scale * up, scale)
-
-
-def _linear(original: Callable[..., Any]) -> Callable[..., Any]:
-    def linear(input: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - its name upstream
-        if type(input) is _Scaled:
-            return original(input.states, *args, **kwargs) / input.scale
-        return original(input, *args, **kwargs)
-
-    return linear
-
-
-_SCALING = _linear(lambda: None).__code__
-
-
-def _is_known(experts: Any) -> bool:
-    """Whether nothing that they compute between their projections is other than upstream's."""
-    from transformers.integrations import moe
-
-    way = moe.ALL_EXPERTS_FUNCTIONS.get_interface(experts.config._experts_implementation, None)  # noqa: SLF001
-    return (
-        way in (None, moe.batched_mm_experts_forward, moe.grouped_mm_experts_forward)
-        and type(experts)._apply_gate is moe._default_apply_gate  # noqa: SLF001
-        and "_apply_gate" not in experts.__dict__
-        and not experts.has_bias
-        and is_plain(experts.gate_up_proj)
-        and is_plain(experts.down_proj)
-        # not if this forward was kept by somebody, and the repair has been undone
-        and moe._batched_linear.__code__ is _SCALING  # noqa: SLF001
-        and moe._grouped_linear.__code__ is _SCALING  # noqa: SLF001
-    )
-
-
 def repair(module: ModuleType, changes: Changes) -> None:
     import torch
     from transformers.integrations import moe
@@ -164,16 +86,16 @@ def repair(module: ModuleType, changes: Changes) -> None:
             if (
                 hidden_states.dtype is half
                 or (autocasts(kind) and autocast(kind) and autocast_dtype(kind) is half)
-            ) and _is_known(self):
-                experts = _Experts(self)
+            ) and _half_experts.is_known(self):
+                experts = _half_experts.Experts(self)
             return original(experts, hidden_states, top_k_index, top_k_weights)
 
         return forward
 
     changes.wrap(_half_mlp.experts(module), "forward", make)
     for name in ("_batched_linear", "_grouped_linear"):
-        if getattr(moe, name).__code__ is not _SCALING:  # both targets need it, once
-            changes.wrap(moe, name, _linear)
+        if getattr(moe, name).__code__ is not _half_experts.SCALING:  # both targets need it, once
+            changes.wrap(moe, name, _half_experts.linear_of)
 
 
 def canary() -> Figure:

@@ -16,10 +16,15 @@ often would.
 Repair
 ------
 In float16 the products of a token of which one does not fit are scaled by a power of two before
-``down_proj``, and its output is scaled back in float32. Output, and projections before it, that do
-not fit even so saturate at 65504. Other tokens and other dtypes are computed as before. With tensor
-parallelism, where no rank sees a whole token, and before a projection that clips its input, as in the
-vision towers of E2B and E4B, products saturate instead of being scaled.
+``down_proj``, and its output is scaled back. Other tokens and other dtypes are computed as before, and no
+more is kept for the backward pass.
+
+Two things stay infinite or NaN, as upstream has them, for any number in their place would be wrong without a
+sign of it. One is what does not fit itself: an output, or a projection before the product. The other is what
+overflows before a ``down_proj`` that is not known to be linear. Known are torch's layer, those of bitsandbytes
+and LoRA on them, also with DoRA; none where it or a part of it has a bias, a hook or a forward of its own,
+such as an adapter with ``lora_bias`` or tensor parallelism. The towers of E2B and E4B are not concerned: they
+clip what ``down_proj`` is given.
 """
 
 from __future__ import annotations

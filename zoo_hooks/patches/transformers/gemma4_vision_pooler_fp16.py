@@ -27,8 +27,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
-from zoo_hooks.patches.transformers._linear_map import is_untouched
+from zoo_hooks.patches.transformers import _linear_map, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -67,13 +66,14 @@ def _assembled(kind: Any, **parts: Any) -> Any:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     half, pooling = module.torch.float16, module.Gemma4VisionPooler.forward
+    is_untouched = _linear_map.is_untouched
 
     def encoder(original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self: Any, *args: Any, zoo_hooks_widened: Any = None, **kwargs: Any) -> Any:
             output = original(self, *args, **kwargs)
             if zoo_hooks_widened is not None and output.last_hidden_state.dtype is half:
-                output.last_hidden_state = output.last_hidden_state.float()
                 zoo_hooks_widened.append(True)
+                _widen(output)
             return output
 
         return forward
@@ -97,6 +97,10 @@ def repair(module: ModuleType, changes: Changes) -> None:
         return forward
 
     changes.wrap(module.Gemma4VisionModel, "forward", model)
+
+
+def _widen(output: Any) -> None:
+    output.last_hidden_state = output.last_hidden_state.float()
 
 
 def _narrowed(model: Any, output: Any, half: Any) -> Any:
