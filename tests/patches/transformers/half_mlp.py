@@ -56,6 +56,20 @@ def weight(layer):
     return getattr(layer, "linear", layer).weight
 
 
+def others(plain):
+    """What others may have put in the place of a forward: one that hands on, and one that is right."""
+
+    @functools.wraps(plain)
+    def hands_on(self, *given, **named):
+        return plain(self, *given, **named)
+
+    def is_right(self, x):
+        gate, up = self.act_fn(self.gate_proj(x)), self.up_proj(x)
+        return (gate.float() * up.float() / 2**9).half() @ self.down_proj.weight.T * 2**9
+
+    return hands_on, is_right
+
+
 def without(patch, function, *given):
     """What a function gives without a patch."""
     with zoo_hooks.disabled(patch):
@@ -347,6 +361,14 @@ class HalfMLP:
         assert all(p.isfinite().all() for p in trained[0])
         torch.testing.assert_close(*trained, rtol=0, atol=0)
         assert not all(map(torch.equal, trained[0], self.mlp(1000).half().parameters()))
+
+    @pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+    def test_nested_tensors_are_left_as_upstream_has_them(self, layout):
+        """Rows of several lengths; not all of their operations exist."""
+        made = self.mlp(1000).half()
+        given = torch.nested.nested_tensor([states(3).half(), states(5).half()], layout=layout)
+        seen = made(given).unbind()
+        torch.testing.assert_close(seen, without(self.patch, made, given).unbind(), equal_nan=True)
 
     @pytest.mark.parametrize("dtype", [HALF, torch.bfloat16, torch.float32])
     def test_shapes_can_be_inferred(self, dtype):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import types
 
+import half_mlp
 import pytest
 import torch
 from half_mlp import HALF, HalfMLP, alone, bits, error, states, world  # noqa: F401 - fixtures
@@ -86,10 +87,14 @@ def test_with_sparse_gates_it_compiles_to_one_graph():
 
 
 def test_the_probe_uses_no_random_numbers_and_leaves_unknown_code_alone():
-    """The state of the generator is the same; a forward that does something else is UNKNOWN."""
+    """The state of the generator is the same; a forward of others is FIXED if it is right, or UNKNOWN."""
     before = torch.get_rng_state()
     assert gemma3n_mlp_fp16.probe(modeling_gemma3n).name == "FIXED"
     assert torch.equal(torch.get_rng_state(), before)
+    hands_on, is_right = half_mlp.others(modeling_gemma3n.Gemma3nTextMLP.forward.__wrapped__)
+    for forward, verdict in ((hands_on, "UNKNOWN"), (is_right, "FIXED")):
+        one = types.SimpleNamespace(Gemma3nTextMLP=types.SimpleNamespace(forward=forward))
+        assert gemma3n_mlp_fp16.probe(one).name == verdict
     other = types.SimpleNamespace(forward=lambda self, x: self.down_proj(self.gate_proj(x)))
     assert gemma3n_mlp_fp16.probe(types.SimpleNamespace(Gemma3nTextMLP=other)).name == "UNKNOWN"
 

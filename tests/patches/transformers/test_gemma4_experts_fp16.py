@@ -15,6 +15,7 @@ import types
 from pathlib import Path
 
 import half_layers
+import half_mlp
 import pytest
 import torch
 from conftest import child
@@ -489,11 +490,17 @@ def test_the_class_looks_as_it_did():
 
 
 def test_the_probe_uses_no_random_numbers_and_leaves_unknown_code_alone():
-    """The state of the generator is the same; experts that ask for no implementation are UNKNOWN."""
+    """The state of the generator is the same; experts that ask for no implementation are UNKNOWN, and so
+    are those with a forward of others.
+    """
     before = torch.get_rng_state()
     module = importlib.import_module(gemma4_experts_fp16.PATCH.targets[0])
     assert gemma4_experts_fp16.probe(module).name == "FIXED"
     assert torch.equal(torch.get_rng_state(), before)
+
+    plain = module.Gemma4TextExperts.forward.__wrapped__
+    hands_on = type("Others", (module.Gemma4TextExperts,), {"forward": half_mlp.others(plain)[0]})
+    assert gemma4_experts_fp16.probe(types.SimpleNamespace(Gemma4TextExperts=hands_on)).name == "UNKNOWN"
 
     class Own(module.Gemma4TextExperts):
         def forward(self, hidden_states, *_):

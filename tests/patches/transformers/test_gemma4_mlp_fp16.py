@@ -7,6 +7,7 @@ import inspect
 import types
 from importlib.util import find_spec
 
+import half_mlp
 import pytest
 import torch
 from half_mlp import HALF, HalfMLP, alone, error, states, world  # noqa: F401 - fixtures
@@ -107,6 +108,20 @@ class TestText(HalfMLP):
             assert error(made(states().half()), expected) < 2e-3
         else:
             self.same_as_upstream(made)
+
+    def test_what_an_adapter_computes_in_its_own_way_is_left_as_upstream_has_it(self):
+        """A variant of LoRA that is not known, with parts that are."""
+        peft = pytest.importorskip("peft")
+
+        class Adds:
+            def forward(self, _, *, result, **__):
+                return result + 300
+
+        model = torch.nn.Module()
+        model.mlp = self.mlp(1000).half()
+        made = peft.get_peft_model(model, peft.LoraConfig(target_modules=["down_proj"])).base_model.model.mlp
+        made.down_proj.lora_variant["default"] = Adds()
+        self.same_as_upstream(made)
 
     @pytest.mark.parametrize("adapted", [False, True])
     @pytest.mark.parametrize("bits", [4, 8])
@@ -219,12 +234,16 @@ def test_self_conditioning_is_bit_identical_where_nothing_overflows(dtype):
 
 
 def test_the_probe_uses_no_random_numbers_and_leaves_unknown_code_alone():
-    """The state of the generator is the same; a forward that does something else is UNKNOWN."""
+    """The state of the generator is the same; a forward of others is FIXED if it is right, or UNKNOWN."""
     before = torch.get_rng_state()
     module = importlib.import_module(gemma4_mlp_fp16.PATCH.targets[0])
     assert gemma4_mlp_fp16.probe(module).name == "FIXED"
     assert torch.equal(torch.get_rng_state(), before)
     other = types.SimpleNamespace(forward=lambda self, x: self.down_proj(self.gate_proj(x)))
+    hands_on, is_right = half_mlp.others(module.Gemma4TextMLP.forward.__wrapped__)
+    for forward, verdict in ((hands_on, "UNKNOWN"), (is_right, "FIXED")):
+        one = types.SimpleNamespace(Gemma4TextMLP=types.SimpleNamespace(forward=forward))
+        assert gemma4_mlp_fp16.probe(one).name == verdict
     for known in (module.Gemma4VisionMLP, other):
         one = types.SimpleNamespace(Gemma4TextMLP=other, Gemma4VisionMLP=known)
         assert gemma4_mlp_fp16.probe(one).name == "UNKNOWN"

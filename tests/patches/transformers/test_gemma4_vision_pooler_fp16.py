@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pickle
 import types
@@ -16,7 +17,7 @@ pytest.importorskip("transformers.models.gemma4")
 from transformers.models.gemma4 import modeling_gemma4 as gemma4
 
 import zoo_hooks
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _tiny, gemma4_vision_pooler_fp16
 
 PATCH = "gemma4-vision-pooler-fp16"
 WRAPPED = [gemma4.Gemma4VisionEncoder, gemma4.Gemma4VisionModel]
@@ -275,6 +276,22 @@ def test_towers_can_be_copied_and_pickled():
     expected = run(made).last_hidden_state
     for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert torch.equal(run(other).last_hidden_state, expected)
+
+
+@wrapped
+def test_a_forward_of_others_is_left_alone(part, monkeypatch):
+    """It may take upstream's arguments only: UNKNOWN where the release is affected."""
+    expected = "UNKNOWN" if applied() else "FIXED"
+    for one in WRAPPED if applied() else ():
+        monkeypatch.setattr(one, "forward", one.forward.__wrapped__)
+    plain = part.forward
+
+    @functools.wraps(plain)
+    def forward(self, *given, **named):
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(part, "forward", forward)
+    assert gemma4_vision_pooler_fp16.probe(gemma4).name == expected
 
 
 @wrapped

@@ -85,10 +85,15 @@ def verdict(module: ModuleType, mlp: str, *before: float) -> Verdict:
     result = forward(parts, *given).item()
     if sorted(calls) != sorted((*names, "down_proj")):
         return Verdict.UNKNOWN
-    if result == float("inf") and forward.__globals__ is not vars(module):
-        return Verdict.UNKNOWN  # what others have put around it would be lost
+    if result == float("inf") and not is_upstreams(forward):
+        return Verdict.UNKNOWN
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
     return right.get(result, Verdict.UNKNOWN)
+
+
+def is_upstreams(function: Any) -> bool:
+    """Whether nobody has put another in its place, which would be lost, or given what it does not know."""
+    return bool(function.__globals__["__name__"].partition(".")[0] == "transformers")
 
 
 def experts(module: ModuleType) -> Any:

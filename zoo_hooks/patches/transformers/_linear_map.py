@@ -42,7 +42,7 @@ PLAIN = {
 
 
 def is_plain(tensor: Any) -> bool:
-    return _class(tensor) in PLAIN
+    return _class(tensor) in PLAIN and not tensor.is_nested
 
 
 def is_linear(layer: Any) -> bool:

@@ -68,6 +68,8 @@ def probe(module: ModuleType) -> Verdict:
         seen.append(least.item() if least == most else 0.0)
     if {*asked} != {*ways}:
         return Verdict.UNKNOWN
+    if float("inf") in seen and not _half_mlp.is_upstreams(type(experts).forward):
+        return Verdict.UNKNOWN
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
     verdicts = [right.get(value, Verdict.UNKNOWN) for value in seen]
     return next((one for one in (Verdict.UNKNOWN, Verdict.AFFECTED) if one in verdicts), Verdict.FIXED)

@@ -21,10 +21,10 @@ more is kept for the backward pass.
 
 Two things stay infinite or NaN, as upstream has them, for any number in their place would be wrong without a
 sign of it. One is what does not fit itself: an output, or a projection before the product. The other is what
-overflows before a ``down_proj`` that is not known to be linear. Known are torch's layer, those of bitsandbytes
-and LoRA on them, also with DoRA; none where it or a part of it has a bias, a hook or a forward of its own,
-such as an adapter with ``lora_bias`` or tensor parallelism. The towers of E2B and E4B are not concerned: they
-clip what ``down_proj`` is given.
+overflows before a ``down_proj`` that is not known to be linear. Known are the layers of torch and of
+bitsandbytes, and LoRA on them, also with DoRA; none where it or a part of it has a bias, a hook or a forward
+of its own, such as an adapter with ``lora_bias`` or tensor parallelism. The towers of E2B and E4B are not
+concerned: they clip what ``down_proj`` is given.
 """
 
 from __future__ import annotations

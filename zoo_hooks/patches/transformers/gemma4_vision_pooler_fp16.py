@@ -27,7 +27,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _linear_map, _tiny
+from zoo_hooks.patches.transformers import _half_mlp, _linear_map, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -48,7 +48,8 @@ def probe(module: ModuleType) -> Verdict:
     model.std_bias, model.std_scale = torch.full((1,), 40000.0, **half), torch.full((1,), 2.0**-12, **half)
     standardized = model(states, positions)[0].item()
     if standardized == pooled:
-        return Verdict.AFFECTED
+        own = all(_half_mlp.is_upstreams(type(part).forward) for part in (encoder, model))
+        return Verdict.AFFECTED if own else Verdict.UNKNOWN
     right = (2300 * 1152**0.5 - 40000) / 2**12
     return Verdict.FIXED if abs(standardized - right) < 0.01 else Verdict.UNKNOWN  # noqa: PLR2004
 
