@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import types
+from importlib.util import find_spec
 
+import half_mlp
 import pytest
 import torch
-from half_mlp import HALF, HalfMLP, error, states
+from half_mlp import HALF, HalfMLP, alone, error, states, world  # noqa: F401 - fixtures
 
 pytest.importorskip("transformers.models.gemma4")
 
@@ -15,6 +18,64 @@ import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, gemma4_mlp_fp16
 
 PATCH = "gemma4-mlp-fp16"
+OPTIONS = {
+    "all projections": True,
+    "rank-stabilised": True,
+    "DoRA": True,
+    "dropout": True,
+    "bias=all": True,
+    "PiSSA": True,
+    "OLoRA": True,
+    "orthogonal": True,
+    "QALoRA": True,
+    "KaSA": True,
+    "MiCA": True,
+    "bias": False,
+    "VeLoRA": False,
+    "MonteCLoRA": False,
+    "BD-LoRA": False,
+}
+"""Of LoRA, and whether down_proj is known to be linear with it."""
+
+
+def lora_options():
+    """Of these, those that the installed peft has."""
+    import peft
+    from peft.tuners.lora import config
+
+    names = ["gate_proj", "up_proj", "down_proj"]
+    options = {
+        "all projections": {"target_modules": names},
+        "rank-stabilised": {"use_rslora": True},
+        "DoRA": {"use_dora": True},
+        "dropout": {"lora_dropout": 0.5},
+        "bias=all": {"bias": "all"},
+        "QALoRA": {"use_qalora": True, "qalora_group_size": 16},
+        "bias": {"lora_bias": True},
+    }
+    starts = {"PiSSA": "pissa", "OLoRA": "olora", "orthogonal": "orthogonal", "MiCA": "mica"}
+    options |= {name: {"init_lora_weights": start} for name, start in starts.items()}
+    configs = {
+        "KaSA": ("kasa_config", "KasaConfig", {}),
+        "VeLoRA": ("velora_config", "VeloraConfig", {}),
+        "MonteCLoRA": ("monteclora_config", "MontecloraConfig", {}),
+        "BD-LoRA": ("use_bdlora", "BdLoraConfig", {"target_modules_bd_b": ["down_proj"], "nblocks": 2}),
+    }
+    for name, (field, kind, how) in configs.items():
+        options[name] = {field: getattr(config, kind)(**how)} if hasattr(config, kind) else {field: None}
+    known = inspect.signature(peft.LoraConfig).parameters
+    values = str(known["init_lora_weights"].annotation)
+    return {
+        name: how
+        for name, how in options.items()
+        if all(
+            field in known and value is not None and (field != "init_lora_weights" or value in values)
+            for field, value in how.items()
+        )
+    }
+
+
+LORA = lora_options() if find_spec("peft") else {}
 
 
 class TestText(HalfMLP):
@@ -25,31 +86,65 @@ class TestText(HalfMLP):
     def fresh(self):
         return _tiny.shared_model().model.layers[0].mlp
 
-    def test_low_rank_adapters_and_4_bit_weights(self):
-        """PEFT's LoRA and bitsandbytes' Linear4bit on down_proj: finite, and close to float32."""
-        peft = pytest.importorskip("peft")
-        made = torch.nn.Module()
-        made.mlp = self.mlp(1000)
-        config = peft.LoraConfig(
-            r=4, target_modules=["gate_proj", "up_proj", "down_proj"], init_lora_weights=False
-        )
+    @pytest.mark.parametrize("name", LORA)
+    def test_adapters_are_right_or_left_as_upstream_has_them(self, name):
+        """LoRA with each option that adds to it or changes it; a bias that it adds counts once."""
+        import peft
+
+        model = torch.nn.Module()
+        model.mlp = self.mlp(1000, out=0.1)
+        how = {"r": 4, "target_modules": ["down_proj"], "init_lora_weights": False, **LORA[name]}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            adapted = peft.get_peft_model(made, config).base_model.model.mlp
-        for name, weight in adapted.named_parameters():
-            if "lora" in name:
-                weight.data *= 0.1
-        expected = adapted(states())
-        assert error(adapted.half()(states().half()), expected) < 3e-3
+            made = peft.get_peft_model(model, peft.LoraConfig(**how)).eval().base_model.model.mlp
+        for part, parameter in made.named_parameters():
+            if "lora_" in part:
+                parameter.data *= 0.1
+            if part.endswith("bias"):
+                parameter.data.fill_(300)
+        expected = made(states())
+        made.half()
+        if OPTIONS[name]:
+            assert error(made(states().half()), expected) < 2e-3
+        else:
+            self.same_as_upstream(made)
+
+    def test_what_an_adapter_computes_in_its_own_way_is_left_as_upstream_has_it(self):
+        """A variant of LoRA that is not known, with parts that are."""
+        peft = pytest.importorskip("peft")
+
+        class Adds:
+            def forward(self, _, *, result, **__):
+                return result + 300
+
+        model = torch.nn.Module()
+        model.mlp = self.mlp(1000).half()
+        made = peft.get_peft_model(model, peft.LoraConfig(target_modules=["down_proj"])).base_model.model.mlp
+        made.down_proj.lora_variant["default"] = Adds()
+        self.same_as_upstream(made)
+
+    @pytest.mark.parametrize("adapted", [False, True])
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_packed_weights_are_right(self, bits, adapted):
+        """bitsandbytes' 4 and 8 bits on down_proj, with LoRA on it and without."""
         bitsandbytes = pytest.importorskip("bitsandbytes")
-        quantised = self.mlp(1000).half()
-        down = bitsandbytes.nn.Linear4bit(64, 32, bias=False, compute_dtype=HALF, quant_type="nf4")
-        down.load_state_dict({"weight": quantised.down_proj.weight})
-        quantised.down_proj = down.to("cpu")
+        model = torch.nn.Module()
+        model.mlp = made = self.mlp(1000).half()
+        kind, how = bitsandbytes.nn.Linear8bitLt, {"has_fp16_weights": False}
+        if bits == 4:
+            kind, how = bitsandbytes.nn.Linear4bit, {"compute_dtype": HALF, "quant_type": "nf4"}
+        down = kind(64, 32, bias=False, **how)
+        down.load_state_dict({"weight": made.down_proj.weight})
+        made.down_proj = down.to("cpu")
+        if adapted:
+            peft = pytest.importorskip("peft")
+            config = peft.LoraConfig(target_modules=["down_proj"])
+            made = peft.get_peft_model(model, config).base_model.model.mlp
         given = states().half()
-        gate = quantised.act_fn(quantised.gate_proj(given).float()) * quantised.up_proj(given).float()
-        weight = bitsandbytes.functional.dequantize_4bit(down.weight.data, down.weight.quant_state).float()
-        assert error(quantised(given), gate @ weight.reshape(32, 64).T) < 2e-3
+        gate = made.act_fn(made.gate_proj(given).float()) * made.up_proj(given).float()
+        # what the layer makes of products that fit
+        expected = made.down_proj((gate / 1024).half()).float() * 1024
+        assert error(made(given), expected) < (2e-3 if bits == 4 else 2e-2)
 
 
 class TestVision(HalfMLP):
@@ -61,7 +156,7 @@ class TestVision(HalfMLP):
         return _tiny.multimodal_model().model.vision_tower.encoder.layers[0].mlp
 
     def test_a_projection_that_clips_is_given_what_it_would_clip(self):
-        """As in E2B and E4B: products saturate, so that the bounds act on what they are meant for."""
+        """As in E2B and E4B, where the bounds act on what they are meant for: right, and upstream's own."""
         made = self.mlp(1000)
         down = made.down_proj
         down.use_clipped_linears = True
@@ -74,7 +169,7 @@ class TestVision(HalfMLP):
         with zoo_hooks.disabled(PATCH):
             assert torch.equal(made(states().half()), seen)
         down.input_max.fill_(float("inf"))
-        assert made(states().half()).isfinite().all()
+        self.same_as_upstream(made)
 
 
 class TestUnified(HalfMLP):
@@ -107,7 +202,7 @@ def conditioning(loud=1.0):
 
 
 def test_self_conditioning_is_close_to_float32_where_products_overflow():
-    """In float16 and under its autocast, and finite where its MLP's output does not fit either."""
+    """In float16 and under its autocast, and as upstream where its projection is not known to be linear."""
     made = conditioning(1000)
     products = made.act_fn(made.gate_proj(made.pre_norm(states()))) * made.up_proj(made.pre_norm(states()))
     assert products.abs().max() > 65520
@@ -119,7 +214,11 @@ def test_self_conditioning_is_close_to_float32_where_products_overflow():
     assert error(seen, expected) < 2e-3
     with zoo_hooks.disabled(PATCH):
         assert not made(states().half(), states().half()).isfinite().all()
-    assert conditioning(40000).half()(states().half() * 50, states().half()).isfinite().all()
+    made.down_proj.bias = torch.nn.Parameter(torch.full((32,), 300.0).half())
+    given = states().half(), states().half()
+    seen = made(*given)
+    with zoo_hooks.disabled(PATCH):
+        torch.testing.assert_close(made(*given), seen, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [HALF, torch.bfloat16, torch.float32])
@@ -135,12 +234,16 @@ def test_self_conditioning_is_bit_identical_where_nothing_overflows(dtype):
 
 
 def test_the_probe_uses_no_random_numbers_and_leaves_unknown_code_alone():
-    """The state of the generator is the same; a forward that does something else is UNKNOWN."""
+    """The state of the generator is the same; a forward of others is FIXED if it is right, or UNKNOWN."""
     before = torch.get_rng_state()
     module = importlib.import_module(gemma4_mlp_fp16.PATCH.targets[0])
     assert gemma4_mlp_fp16.probe(module).name == "FIXED"
     assert torch.equal(torch.get_rng_state(), before)
     other = types.SimpleNamespace(forward=lambda self, x: self.down_proj(self.gate_proj(x)))
+    hands_on, is_right = half_mlp.others(module.Gemma4TextMLP.forward.__wrapped__)
+    for forward, verdict in ((hands_on, "UNKNOWN"), (is_right, "FIXED")):
+        one = types.SimpleNamespace(Gemma4TextMLP=types.SimpleNamespace(forward=forward))
+        assert gemma4_mlp_fp16.probe(one).name == verdict
     for known in (module.Gemma4VisionMLP, other):
         one = types.SimpleNamespace(Gemma4TextMLP=other, Gemma4VisionMLP=known)
         assert gemma4_mlp_fp16.probe(one).name == "UNKNOWN"

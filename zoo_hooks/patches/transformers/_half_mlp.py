@@ -1,7 +1,7 @@
 """Shared by the patches of gated MLPs: ``down_proj(act(gate) * up)`` that holds in float16.
 
-``down_proj`` may be anything that is linear and has no bias: quantised, or with adapters. Its
-weight is not looked at.
+Where the repair cannot be right, for ``down_proj`` is not known to be linear or what does not fit is not the
+product, it computes what upstream does, infinite and NaN as that may be.
 """
 
 from __future__ import annotations
@@ -10,60 +10,46 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.model import Figure, Verdict
+from zoo_hooks.patches.transformers._linear_map import is_linear, is_plain
 
-LARGEST = 65504.0
-GATE_PART, UP_PART = 2.0**-9, 2.0**-8
-"""Factors under which no product overflows, and none near the border becomes subnormal."""
-OVERFLOW = 2.0 ** (16 - 17)
-"""What a product is with both factors when without them it is infinite, or more."""
-HEADROOM = 2.0 ** (14 - 17)
-"""The largest scaled product lies in [2**14, 2**15): a factor of two or more below the border. The
-least scale that does, for gradients are multiplied by its inverse on their way to down_proj."""
-EXPONENT = 0x7C00
+PART = 2.0**-14
+"""Factor under which products are measured. Of those that do not fit none becomes subnormal, and the largest
+of a token, divided by the power of two below this measure of it, lies in [2**14, 2**15): a factor of two or
+more below the border. The least scale that does, for gradients are multiplied by its inverse on their way to
+the layer."""
+OVERFLOW = 2.0**16 * PART
+LEAST = 2.0**-17
+"""The scale where even the measure is infinite: products are below 2**32."""
 HEALTHY = 0.002
 
 
-def limited(values: Any) -> Any:
-    """Infinity becomes the largest number of float16; NaN stays."""
-    return values.clamp(-LARGEST, LARGEST)
+def down(layer: Any, gate: Any, up: Any) -> Any:
+    """``layer(gate * up)``, where ``layer`` is a ``down_proj``.
 
-
-def down(mlp: Any, gate: Any, up: Any) -> Any:
-    """``mlp.down_proj(gate * up)`` of float16 tensors.
-
-    Tokens whose products fit are computed as upstream does it, bit for bit. The products of the
-    others are scaled by a power of two, a token at a time, and what comes out of ``down_proj`` is
-    scaled back in float32. No value decides which code runs: it compiles to one graph, and the
-    device is not waited for.
+    In float16 the products of a token of which one does not fit are scaled by a power of two, and so is what
+    comes out of the layer by its inverse. The factors of all other tokens are 1. No value decides which code
+    runs: it compiles to one graph, and the device is not waited for.
     """
-    up = limited(up)
-    clips = getattr(mlp.down_proj, "use_clipped_linears", False)
-    if clips or up.shape[-1] != getattr(mlp, "intermediate_size", up.shape[-1]):
-        # A projection that clips what it is given must be given that, and is bounded by it. Under tensor
-        # parallelism outputs are summed over the ranks, so none may scale by what it alone sees.
-        return limited(mlp.down_proj(limited(gate * up)))
-    product, scale = scaled(gate, up)
-    return unscaled(mlp.down_proj(product), scale)
-
-
-def scaled(gate: Any, up: Any) -> tuple[Any, Any]:
-    """The products of each token times a power of two, and that: 1 where they all fit."""
-    reach = ((gate.detach() * GATE_PART) * (up.detach() * UP_PART)).abs().amax(-1, keepdim=True)
-    # of NaN too the scale is 1: it stays what it is, and what lies in rows that are not used does no harm
-    scale = (HEADROOM / power_of_two(reach)).masked_fill(~(reach >= OVERFLOW), 1.0)
-    return (gate * scale) * up, scale
-
-
-def unscaled(result: Any, scale: Any) -> Any:
-    """What a linear layer made of scaled products, without the scale."""
-    return limited(result.float() / scale.float()).to(result.dtype)
-
-
-def power_of_two(values: Any) -> Any:
-    """The largest that is not above each of these positive float16 values: they lose the mantissa."""
     import torch
 
-    return (values.view(torch.int16) & EXPONENT).view(torch.float16)
+    scale, half = None, torch.float16
+    if gate.dtype is half and up.dtype is half and is_plain(gate) and is_plain(up) and is_linear(layer):
+        scale = scale_of(gate, up)
+        gate = gate * scale
+    product = gate * up
+    del gate, up  # upstream does not keep them while the layer runs
+    return layer(product) if scale is None else layer(product) / scale
+
+
+def scale_of(gate: Any, up: Any) -> Any:
+    """The factor of each token, by the largest of its products."""
+    import torch
+
+    products = torch.addcmul(gate.new_zeros(()), gate.detach(), up.detach(), value=PART)
+    largest = products.abs_().amax(-1, keepdim=True)
+    fits = largest < OVERFLOW
+    scale = torch.pow(0.5, largest.log2_().floor_())
+    return scale.clamp_(LEAST).masked_fill_(fits, 1.0)
 
 
 def verdict(module: ModuleType, mlp: str, *before: float) -> Verdict:
@@ -74,25 +60,40 @@ def verdict(module: ModuleType, mlp: str, *before: float) -> Verdict:
     import torch
 
     half = {"dtype": torch.float16, "device": "cpu"}
-    calls: list[tuple[str, Any]] = []
+    linear = torch.nn.Linear(1, 1, bias=False, device="meta")  # there it draws no random numbers
+    linear.weight = torch.nn.Parameter(torch.full((1, 1), 0.125, **half), requires_grad=False)
+    calls = []
 
-    def part(name: str, value: float | None) -> Any:
-        def call(given: Any) -> Any:
-            calls.append((name, given))
-            return given * 0.125 if value is None else torch.full((1, 1), value, **half)
+    def part(name: str) -> Any:
+        def call(_: Any) -> Any:
+            calls.append(name)
+            return torch.full((1, 1), 512.0, **half)
 
         return call
 
-    parts = {"gate_proj": 512.0, "act_fn": 512.0, "up_proj": 512.0, "down_proj": None}
-    stand_in = SimpleNamespace(**{name: part(name, parts[name]) for name in parts})
-    stand_in.intermediate_size, stand_in.activation_sparsity = 1, 0.0
-    stand_in.pre_norm = stand_in.post_norm = lambda states: states
+    class Parts(SimpleNamespace):
+        @property
+        def down_proj(self) -> Any:
+            calls.append("down_proj")
+            return linear
+
+    names = ("gate_proj", "act_fn", "up_proj")
+    parts = Parts(**{name: part(name) for name in names}, activation_sparsity=0.0)
+    parts.pre_norm = parts.post_norm = lambda states: states
     given = [torch.full((1, 1), value, **half) for value in (*before, 3.0)]
-    result = getattr(module, mlp).forward(stand_in, *given).item()
-    if sorted(name for name, _ in calls) != sorted(parts):
+    forward = getattr(module, mlp).forward
+    result = forward(parts, *given).item()
+    if sorted(calls) != sorted((*names, "down_proj")):
+        return Verdict.UNKNOWN
+    if result == float("inf") and not is_upstreams(forward):
         return Verdict.UNKNOWN
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
     return right.get(result, Verdict.UNKNOWN)
+
+
+def is_upstreams(function: Any) -> bool:
+    """Whether nobody has put another in its place, which would be lost, or given what it does not know."""
+    return bool(function.__globals__["__name__"].partition(".")[0] == "transformers")
 
 
 def experts(module: ModuleType) -> Any:

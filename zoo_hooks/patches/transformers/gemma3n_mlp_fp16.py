@@ -14,9 +14,10 @@ is made sparse, one infinite value also makes the mean and deviation of its toke
 Repair
 ------
 As that of Gemma-4's (``gemma4-mlp-fp16``): in float16 the products of a token of which one does not
-fit are scaled by a power of two before ``down_proj``, and its output is scaled back in float32. Output,
-and projections before it, that do not fit even so saturate at 65504. Other tokens and other dtypes are
-computed as before. With tensor parallelism products saturate instead of being scaled.
+fit are scaled by a power of two before ``down_proj``, and its output is scaled back. Other tokens and other
+dtypes are computed as before. What does not fit itself stays infinite or NaN, as upstream has it, and so
+does what overflows before a ``down_proj`` that is not known to be linear, as with a bias, a hook or tensor
+parallelism.
 """
 
 from __future__ import annotations
@@ -35,23 +36,15 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    import torch
-
-    half, limited, down = torch.float16, _half_mlp.limited, _half_mlp.down
+    down = _half_mlp.down
 
     def make(_: Callable[..., Any]) -> Callable[..., Any]:
         # Takes its place: the product stands in the middle of the body, which the probe has seen.
         def forward(self: Any, hidden_states: Any) -> Any:
             gate = self.gate_proj(hidden_states)
-            overflows = gate.dtype is half
-            if overflows:
-                gate = limited(gate)
             if self.activation_sparsity > 0.0:
                 gate = self._gaussian_topk(gate)
-            up = self.up_proj(hidden_states)
-            if overflows:
-                return down(self, self.act_fn(gate), up)
-            return self.down_proj(self.act_fn(gate) * up)
+            return down(self.down_proj, self.act_fn(gate), self.up_proj(hidden_states))
 
         return forward
 

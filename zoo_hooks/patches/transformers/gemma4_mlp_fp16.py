@@ -16,10 +16,15 @@ often would.
 Repair
 ------
 In float16 the products of a token of which one does not fit are scaled by a power of two before
-``down_proj``, and its output is scaled back in float32. Output, and projections before it, that do
-not fit even so saturate at 65504. Other tokens and other dtypes are computed as before. With tensor
-parallelism, where no rank sees a whole token, and before a projection that clips its input, as in the
-vision towers of E2B and E4B, products saturate instead of being scaled.
+``down_proj``, and its output is scaled back. Other tokens and other dtypes are computed as before, and no
+more is kept for the backward pass.
+
+Two things stay infinite or NaN, as upstream has them, for any number in their place would be wrong without a
+sign of it. One is what does not fit itself: an output, or a projection before the product. The other is what
+overflows before a ``down_proj`` that is not known to be linear. Known are the layers of torch and of
+bitsandbytes, and LoRA on them, also with DoRA; none where it or a part of it has a bias, a hook or a forward
+of its own, such as an adapter with ``lora_bias`` or tensor parallelism. The towers of E2B and E4B are not
+concerned: they clip what ``down_proj`` is given.
 """
 
 from __future__ import annotations
@@ -42,30 +47,20 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    import torch
-
-    half, limited, down = torch.float16, _half_mlp.limited, _half_mlp.down
+    down = _half_mlp.down
 
     def make(_: Callable[..., Any]) -> Callable[..., Any]:
         # Takes its place: the product stands in the middle of its one line, which the probe has seen.
         def forward(self: Any, x: Any) -> Any:
-            gate = self.gate_proj(x)
-            if gate.dtype is half:
-                return down(self, self.act_fn(limited(gate)), self.up_proj(x))
-            return self.down_proj(self.act_fn(gate) * self.up_proj(x))
+            return down(self.down_proj, self.act_fn(self.gate_proj(x)), self.up_proj(x))
 
         return forward
 
     def make_conditioning(_: Callable[..., Any]) -> Callable[..., Any]:
         def forward(self: Any, inputs_embeds: Any, self_conditioning_signal: Any) -> Any:
             normed = self.pre_norm(self_conditioning_signal)
-            gate = self.gate_proj(normed)
-            if gate.dtype is half:
-                signal = down(self, self.act_fn(limited(gate)), self.up_proj(normed))
-            else:
-                signal = self.down_proj(self.act_fn(gate) * self.up_proj(normed))
-            combined = inputs_embeds + signal
-            return self.post_norm(limited(combined) if combined.dtype is half else combined)
+            signal = down(self.down_proj, self.act_fn(self.gate_proj(normed)), self.up_proj(normed))
+            return self.post_norm(inputs_embeds + signal)
 
         return forward
 
