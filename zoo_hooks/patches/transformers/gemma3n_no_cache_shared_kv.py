@@ -34,11 +34,7 @@ probe = _shared_kv.no_cache_verdict
 
 def repair(module: ModuleType, changes: Changes) -> None:
     _shared_kv.share_without_cache(
-        changes,
-        module.Gemma3nTextModel,
-        module.Gemma3nTextDecoderLayer,
-        module.Gemma3nTextAttention,
-        module.Gemma3nPreTrainedModel,
+        changes, module.Gemma3nTextModel, module.Gemma3nTextAttention, module.PreTrainedModel
     )
 
 

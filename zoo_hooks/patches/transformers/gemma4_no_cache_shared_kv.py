@@ -35,11 +35,7 @@ probe = _shared_kv.no_cache_verdict
 
 def repair(module: ModuleType, changes: Changes) -> None:
     _shared_kv.share_without_cache(
-        changes,
-        module.Gemma4TextModel,
-        module.Gemma4TextDecoderLayer,
-        module.Gemma4TextAttention,
-        module.Gemma4PreTrainedModel,
+        changes, module.Gemma4TextModel, module.Gemma4TextAttention, module.PreTrainedModel
     )
 
 
