@@ -25,7 +25,3 @@ def generate(shape: dict[str, Any], **how: Any) -> Any:
     return model(shape).generate(
         _tiny.prompt(), max_new_tokens=12, do_sample=False, return_dict_in_generate=True, **how
     )
-
-
-def kinds_of(cache: Any) -> list[str]:
-    return [type(layer).__name__ for layer in cache.layers]
