@@ -203,6 +203,7 @@ ASSISTED = ("31b", "26b-a4b", "e2b", "e4b") if hasattr(transformers, "Gemma4Assi
 SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
 PATCHES = {
     "adapter-sharding-import": ("vision-lora",),
+    "assisted-sliding-window": ("unshared", "31b", "e2b", "e4b"),
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
     "cache-dynamic-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
     "cache-static-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import inspect
@@ -11,11 +12,15 @@ import threading
 import pytest
 import torch
 from shared_kv import MODELS, backward, cosine, gradients, inputs
+from torch.nn.parallel import DistributedDataParallel
 
 import zoo_hooks
 from zoo_hooks.patches.transformers import _shared_kv, _tiny
+from zoo_hooks.patches.transformers._zero_shared import held
 
 LEAST = 0.999999
+UNUSED = ("k_proj", "v_proj", "k_norm")
+"""Parts of a layer that shares, which this release makes and a right one does not."""
 E4B = {
     "num_hidden_layers": 7,
     "num_kv_shared_layers": 3,
@@ -29,6 +34,64 @@ def with_cache():
     from transformers import DynamicCache
 
     return {"use_cache": True, "past_key_values": DynamicCache()}
+
+
+@contextlib.contextmanager
+def process_group(folder):
+    """A group of this one process."""
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def lora(some, **more):
+    """Adapters on all projections of the text model's attention."""
+    peft = pytest.importorskip("peft")
+    names = r"(?!.*tower).*\.[qkvo]_proj"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return peft.get_peft_model(some, peft.LoraConfig(r=4, target_modules=names, **more))
+
+
+def non_reentrant(some):
+    some.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return some
+
+
+TRAINED = {"full": lambda some: some, "lora": lora, "checkpointed": non_reentrant}
+
+
+def train(some, how, run=None):
+    """Losses of three steps; what no input reaches is frozen."""
+    for name, parameter in some.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and "audio" not in name)
+    run = run or (lambda model: model)
+    model = run(some.train())
+    optimizer = torch.optim.AdamW([p for p in some.parameters() if p.requires_grad], 1e-3, weight_decay=0)
+    losses = []
+    for _ in range(3):
+        loss = model(**inputs(some), **how()).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def without_cache():
+    return {"use_cache": False}
+
+
+def sharing(some):
+    return [part for part in some.modules() if getattr(part, "is_kv_shared_layer", False)]
+
+
+def unused(some):
+    """Parts that a layer has for K/V of its own, though it shares."""
+    return [getattr(part, name) for part in sharing(some) for name in UNUSED if hasattr(part, name)]
 
 
 def carriers():
@@ -56,7 +119,7 @@ class NoCacheSharedKV:
         cached = self.logits(some, use_cache=True)
         with torch.no_grad():
             output = some(_tiny.prompt(), use_cache=False)
-            assert output.past_key_values is None
+            assert held(output) is None
             assert torch.equal(output.logits, cached)
             assert torch.equal(some(_tiny.prompt(), None, None, None, use_cache=False)[0], cached)
             parts = some(_tiny.prompt(), use_cache=False, return_dict=False)
@@ -71,7 +134,7 @@ class NoCacheSharedKV:
         for token in _tiny.prompt()[0]:
             with torch.no_grad():
                 output = some(token[None, None], past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            cache = held(output)
             steps.append(output.logits)
         whole = self.logits(some, use_cache=False)
         assert torch.allclose(torch.cat(steps, 1), whole, atol=1e-5)
@@ -125,6 +188,58 @@ class NoCacheSharedKV:
             some.gradient_checkpointing_enable(gradient_checkpointing_kwargs={})
         seen = both(some, lambda: {"use_cache": False})
         assert cosine(both(self.model, with_cache), seen) >= LEAST
+
+    @pytest.mark.parametrize("how", TRAINED)
+    @pytest.mark.parametrize("cache", [without_cache, with_cache])
+    def test_plain_data_parallel_training_is_that_of_one_process(self, how, cache, tmp_path):
+        """Three steps with DDP's default arguments, of which the second raises where a gradient is missing.
+
+        The losses are those with a cache and without DDP, where upstream shares K/V.
+        """
+        some = TRAINED[how](self.model)
+        expected = train(TRAINED["lora" if how == "lora" else "full"](self.model), with_cache)
+        with process_group(tmp_path):
+            assert train(some, cache, DistributedDataParallel) == pytest.approx(expected, rel=1e-5)
+        assert not [name for name, p in some.named_parameters() if p.requires_grad and p.grad is None]
+
+    @pytest.mark.parametrize("cache", [without_cache, with_cache])
+    def test_what_a_layer_does_not_use_is_not_trained(self, cache):
+        """Its gradients are zeros, its weights stay, and its projections see no token."""
+        some, tokens = self.model, []
+        parameters = [parameter for part in unused(some) for parameter in part.parameters()]
+        assert bool(parameters) == (zoo_hooks.report()[self.patch].status.name == "APPLIED")
+        before = [parameter.detach().clone() for parameter in parameters]
+        for part in unused(some):
+            part.register_forward_hook(lambda _, given, __: tokens.append(given[0].shape[1]))
+        train(some, cache)
+        assert not any(tokens)
+        assert not any(parameter.grad.any() for parameter in parameters)
+        assert all(map(torch.equal, parameters, before))
+
+    def test_checkpoints_have_the_keys_of_the_release(self, tmp_path):
+        """What is saved with the repair loads without it, and the reverse; nothing is missing or made new."""
+        some, given = self.model, inputs(self.model)
+        with zoo_hooks.disabled(self.patch):
+            plain = self.model
+            assert plain.state_dict().keys() == some.state_dict().keys()
+            plain.save_pretrained(tmp_path / "plain")
+        some.save_pretrained(tmp_path / "repaired")
+
+        def loaded(folder):
+            other, told = type(some).from_pretrained(tmp_path / folder, output_loading_info=True)
+            assert not [name for kind in told.values() for name in kind]
+            return other.eval()(**given, use_cache=True).logits
+
+        with torch.no_grad():
+            repaired = loaded("plain")
+            with zoo_hooks.disabled(self.patch):
+                assert loaded("repaired").equal(repaired)
+
+    def test_adapters_have_the_keys_of_the_release(self):
+        """Those of layers that share too, where peft finds projections to adapt."""
+        with zoo_hooks.disabled(self.patch):
+            expected = lora(self.model).state_dict().keys()
+        assert lora(self.model).state_dict().keys() == expected
 
     def test_nothing_is_held_after_the_forward_or_the_backward(self):
         """In eval no carrier lives on; in training under checkpointing it goes with the graph."""

@@ -29,6 +29,7 @@ from transformers import Trainer
 import zoo_hooks
 from zoo_hooks import catalogue, releases
 from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers._zero_shared import held
 
 NAMES = [name for name in MODELS if any(name in names for names in PATCHES.values())]
 HERE = [
@@ -160,7 +161,7 @@ def greedy(name, _):
     assert output.sequences.equal(generate(model(name), name, use_cache=False))
     config = model(name).config.get_text_config()
     kinds = getattr(config, "layer_types", None) or []
-    for kind, layer in zip(kinds, output.past_key_values.layers, strict=False):
+    for kind, layer in zip(kinds, held(output).layers, strict=False):
         if kind == "sliding_attention" and getattr(layer, "keys", None) is not None:
             assert layer.keys.shape[-2] <= config.sliding_window
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from zero_shared import A4B, DENSE, generate, model
 
+from zoo_hooks.patches.transformers._zero_shared import held
+
 PATCH = "cache-dynamic-zero-shared"
 
 
@@ -18,7 +20,7 @@ def test_greedy_decoding_with_the_cache_equals_that_without(shape):
 @pytest.mark.parametrize("shape", [DENSE, A4B], ids=["31B", "26B-A4B"])
 def test_the_cache_of_sliding_layers_is_bounded_by_the_window(shape):
     """After 24 tokens with a window of 8, a sliding layer holds 7 and a full one 23."""
-    layers = generate(shape).past_key_values.layers
+    layers = held(generate(shape)).layers
     assert [layer.keys.shape[-2] for layer in layers] == [7, 23, 7, 23]
 
 
@@ -37,5 +39,5 @@ def test_a_compiled_forward_builds_the_same_cache_without_a_graph_break():
         torch._dynamo.reset()
         output = torch.compile(plain, fullgraph=True, backend="eager")(input_ids=ids, use_cache=True)
     assert torch.equal(output.logits, expected.logits)
-    lengths = [layer.keys.shape[-2] for layer in output.past_key_values.layers]
+    lengths = [layer.keys.shape[-2] for layer in held(output).layers]
     assert lengths == [7, 12, 7, 12]

@@ -8,6 +8,7 @@ from shared_kv import MODELS, backward
 
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers._zero_shared import held
 
 PATCH = "gemma4-per-layer-inputs-off"
 pytestmark = pytest.mark.skipif("gemma4" not in MODELS, reason="no Gemma-4 before transformers 5.5.0")
@@ -23,7 +24,7 @@ def test_prefill_equals_token_by_token(attention, keep):
     with torch.no_grad():
         for token in _tiny.prompt()[0]:
             output = some(token[None, None], past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            cache = held(output)
             steps.append(output.logits)
         logits = some(_tiny.prompt(), logits_to_keep=keep).logits
     assert torch.allclose(logits, torch.cat(steps, 1)[:, -keep:], atol=1e-5)

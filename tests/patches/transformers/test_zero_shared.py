@@ -14,7 +14,7 @@ from transformers.configuration_utils import PretrainedConfig
 from zero_shared import DENSE, config, generate, model
 
 import zoo_hooks
-from zoo_hooks.patches.transformers._zero_shared import _WithoutZero
+from zoo_hooks.patches.transformers._zero_shared import _WithoutZero, held
 
 PATCHES = {DynamicCache: "cache-dynamic-zero-shared", StaticCache: "cache-static-zero-shared"}
 caches = pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
@@ -66,7 +66,8 @@ else:
 ids = {"input_ids": [list(range(2, 14))]}
 inputs = transformers.BatchEncoding(ids, tensor_type="pt")
 output = model.generate(**inputs, max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
-print(*[layer.keys.shape[-2] for layer in output.past_key_values.layers])
+cache = output["cache"] if "cache" in output else output["past_key_values"]
+print(*[layer.keys.shape[-2] for layer in cache.layers])
 """
 
 
@@ -170,7 +171,7 @@ def test_the_class_looks_as_it_did(cache):
 
 def test_caches_and_models_can_be_copied_and_pickled():
     """Deep copies and pickles of a filled cache hold the same tensors; so does a model's copy."""
-    cache = generate(DENSE).past_key_values
+    cache = held(generate(DENSE))
     for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
         assert kinds(other) == kinds(cache)
         for mine, theirs in zip(other.layers, cache.layers, strict=True):
@@ -191,7 +192,7 @@ def test_a_model_survives_saving_loading_and_resizing(tmp_path):
     output = loaded.generate(
         generate(DENSE).sequences[:, :12], max_new_tokens=12, do_sample=False, return_dict_in_generate=True
     )
-    assert [layer.keys.shape[-2] for layer in output.past_key_values.layers] == [7, 23, 7, 23]
+    assert [layer.keys.shape[-2] for layer in held(output).layers] == [7, 23, 7, 23]
 
 
 @caches

@@ -12,8 +12,8 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches.transformers import _tiny
 
-_BEFORE_CACHE = 3  # positional arguments of an attention's forward before past_key_values
-FUNCTION = "_gradient_checkpointing_func"
+CACHE = ("past_key_values", "cache")
+"""Names that the argument for a cache has had."""
 TOLD = (
     "%s shares K/V between layers, for which reentrant checkpointing gives wrong gradients; it is "
     "checkpointed with use_reentrant=False. Memory is saved as before."
@@ -24,9 +24,10 @@ def attention_names(module: ModuleType) -> set[str]:
     """Names that the attention of a modeling module whose layers share K/V uses; none without one."""
     for name, kind in vars(module).items():
         if name.endswith("Attention") and isinstance(kind, type) and "forward" in vars(kind):
-            code = inspect.unwrap(vars(kind)["forward"]).__code__
-            if "is_kv_shared_layer" in code.co_names:
-                return {*code.co_names, *code.co_varnames}
+            forward = vars(kind)["forward"]
+            names = inspect.unwrap(forward).__code__.co_names
+            if "is_kv_shared_layer" in names:
+                return {*names, *inspect.signature(forward).parameters}
     return set()
 
 
@@ -41,19 +42,32 @@ def not_reentrant(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(function, use_reentrant=False)
 
 
-def without_reentrant_checkpointing(changes: Changes) -> Callable[[Any], Callable[..., None]]:
-    """Make ``_set_gradient_checkpointing`` non-reentrant for models that share K/V between layers."""
+def without_reentrant_checkpointing(
+    changes: Changes, attention: type = object
+) -> Callable[[Any], Callable[..., None]]:
+    """Make ``_set_gradient_checkpointing`` non-reentrant for models that share K/V between layers.
+
+    With ``attention``, only for those whose layers have attention of that class.
+    """
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
-        default = inspect.signature(original).parameters["gradient_checkpointing_func"].default
+        default = list(inspect.signature(original).parameters.values())[2]
 
         def set_gradient_checkpointing(self: Any, enable: Any = True, *args: Any, **kwargs: Any) -> None:  # noqa: FBT002
-            if enable and any(getattr(part, "is_kv_shared_layer", False) for part in self.modules()):
-                chosen = args[0] if args else kwargs.pop("gradient_checkpointing_func", default)
-                function = not_reentrant(chosen)
-                if function is not chosen and not isinstance(self, SimpleNamespace):  # as the probe hands in
+            def mended(value: Any) -> Any:
+                function = not_reentrant(value) if callable(value) else value
+                if function is not value and not isinstance(self, SimpleNamespace):  # as the probe hands in
                     changes.tell(TOLD % type(self).__name__)
-                args = (function, *args[1:])
+                return function
+
+            if enable and any(
+                isinstance(part, attention) and getattr(part, "is_kv_shared_layer", False)
+                for part in self.modules()
+            ):
+                if not any(map(callable, (*args, *kwargs.values()))):
+                    kwargs[default.name] = default.default
+                args = tuple(map(mended, args))
+                kwargs = {name: mended(value) for name, value in kwargs.items()}
             original(self, enable, *args, **kwargs)
 
         return set_gradient_checkpointing
@@ -93,35 +107,14 @@ def no_cache_verdict(module: ModuleType) -> Verdict:
     names = attention_names(module)
     if "shared_kv_states" in names:
         return Verdict.FIXED
-    return Verdict.AFFECTED if "shared_layers" in names else Verdict.UNKNOWN
+    return Verdict.AFFECTED if "shared_layers" in names and names.intersection(CACHE) else Verdict.UNKNOWN
 
 
-def share_without_cache(changes: Changes, text_model: Any, layer: Any, attention: Any, base: Any) -> None:
-    """Repair of both no-cache patches; ``base`` is the class that all models of the family have.
-
-    What switches checkpointing on for a model of another class that holds one of these is PreTrainedModel's,
-    which gemma4-reentrant-checkpointing wraps: were it wrapped here too, neither patch could be reverted
-    before the other. So the layers themselves see to it that their function is not reentrant.
-    """
+def share_without_cache(changes: Changes, text_model: Any, attention: Any, base: Any) -> None:
+    """Repair of both no-cache patches; ``base`` is PreTrainedModel, for any model may hold one of these."""
     changes.wrap(text_model, "forward", _with_carrier)
     changes.wrap(attention, "forward", _from_carrier)
-    changes.wrap(base, "_set_gradient_checkpointing", without_reentrant_checkpointing(changes))
-    changes.replace(layer, FUNCTION, _never_reentrant(changes))
-
-
-def _never_reentrant(changes: Changes) -> property:
-    def get(self: Any) -> Any:
-        if FUNCTION not in self.__dict__:
-            raise AttributeError(FUNCTION)  # as before it is set
-        return self.__dict__[FUNCTION]
-
-    def keep(self: Any, function: Callable[..., Any]) -> None:
-        kept = not_reentrant(function) if self.config.num_kv_shared_layers else function
-        if kept is not function and not self.gradient_checkpointing:
-            changes.tell(TOLD % type(self).__name__)
-        self.__dict__[FUNCTION] = kept
-
-    return property(get, keep)
+    changes.wrap(base, "_set_gradient_checkpointing", without_reentrant_checkpointing(changes, attention))
 
 
 def _with_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,13 +127,40 @@ def _with_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _from_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    names = list(inspect.signature(original).parameters)[2:]
+    name = next(name for name in CACHE if name in names)
+    place = names.index(name)
+
+    def forward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         carrier = kwargs.pop("shared_kv_carrier", None)
-        if carrier is not None and len(args) <= _BEFORE_CACHE and kwargs.get("past_key_values") is None:
-            kwargs["past_key_values"] = carrier
-        return original(self, *args, **kwargs)
+        given = name if name in kwargs else next((other for other in CACHE if other in kwargs), name)
+        cache = args[place] if len(args) > place else kwargs.get(given)
+        if cache is None and carrier is not None:
+            cache = carrier
+            if len(args) > place:
+                args = (*args[:place], carrier, *args[place + 1 :])
+            else:
+                kwargs[given] = carrier
+        output, *rest = original(self, hidden_states, *args, **kwargs)
+        if cache is not None and self.is_kv_shared_layer and output.requires_grad:
+            output = output + _of_no_tokens(self, hidden_states)
+        return (output, *rest)
 
     return forward
+
+
+def _of_no_tokens(attention: Any, hidden_states: Any) -> Any:
+    """Zero, computed with the layer's own projections, which a layer that shares does not need.
+
+    They have parameters all the same. So each gets a gradient, of zeros, also those of an adapter: without
+    one plain DistributedDataParallel raises.
+    """
+    none = hidden_states[:, :0]
+    key = attention.k_proj(none)
+    value = key if attention.v_proj is None else attention.v_proj(none)
+    heads = (-1, attention.head_dim)
+    key, value = attention.k_norm(key.unflatten(-1, heads)), attention.v_norm(value.unflatten(-1, heads))
+    return key.sum() + value.sum()
 
 
 def no_cache_difference(model: Any) -> float:

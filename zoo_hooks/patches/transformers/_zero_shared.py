@@ -9,6 +9,9 @@ from typing import Any
 
 from zoo_hooks.model import Verdict
 
+CACHE = ("cache", "past_key_values")
+"""Names that a cache has; the second one is deprecated where there are both."""
+
 
 class _WithoutZero:
     """Stands in for a config inside a cache's constructor, which keeps no reference to it.
@@ -44,6 +47,11 @@ def constructor(original: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
+def held(values: Any) -> Any:
+    """Return the cache that an output or arguments hold, by the name that it has there; None without one."""
+    return next((values[name] for name in CACHE if name in values), None)
+
+
 def knows_sharing(module: ModuleType) -> bool:
     """Tell whether caches read ``num_kv_shared_layers``, which came with this layer in 4.56.0."""
     return hasattr(module, "DynamicSlidingWindowLayer")
@@ -54,6 +62,8 @@ def verdict(module: ModuleType, cache: str, **arguments: Any) -> Verdict:
     if not knows_sharing(module):
         return Verdict.FIXED
     cache_class = getattr(module, cache)
+    if "config" not in inspect.signature(cache_class).parameters:
+        return Verdict.UNKNOWN
     config_class = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
     config = config_class(
         num_hidden_layers=4,

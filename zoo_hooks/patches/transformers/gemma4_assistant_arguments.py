@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import suppress
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _raised, _tiny
 
 GENERATOR = "SinglePositionMultiTokenCandidateGenerator"
 NAMES = ("input_ids", "assistant_model", "target_model_input_embeddings", "generation_config", "model_kwargs")
@@ -49,17 +48,23 @@ def probe(module: ModuleType) -> Verdict:
     generator = getattr(module, GENERATOR, None)
     if generator is None:
         return Verdict.FIXED  # no assistants
-    choose = module.GenerationMixin._get_candidate_generator  # noqa: SLF001
+    choose = inspect.unwrap(module.GenerationMixin._get_candidate_generator)  # noqa: SLF001
     # with another constructor in its sight, since that of earlier releases does more with what it is given
     recording = FunctionType(choose.__code__, {**choose.__globals__, GENERATOR: dict})
-    given = recording(_Model(), _Settings(), None, None, None, {}, _Assistant(), None, None)
+    with _raised.Raised() as raised:
+        given = recording(_Model(), _Settings(), None, None, None, {}, _Assistant(), None, None)
+    if raised.error:
+        return Verdict.UNKNOWN
     if "input_ids" in given:
         return Verdict.FIXED
-    with suppress(TypeError):  # the symptom
+    with _raised.Raised() as raised:
         generator(**given)
+    if raised.error is None:
         return Verdict.FIXED
-    asked = inspect.signature(generator).parameters.get("input_ids")
-    return Verdict.AFFECTED if asked and asked.default is asked.empty else Verdict.UNKNOWN
+    asked = inspect.signature(generator).parameters.values()
+    missing = {one.name for one in asked if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
+    symptom = missing.difference(given) == {"input_ids", "model_kwargs"} and "missing 2" in str(raised.error)
+    return Verdict.AFFECTED if symptom else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -22,13 +22,12 @@ each type makes them for an assistant. For other configs the property is upstrea
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _raised, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -37,16 +36,23 @@ def probe(module: ModuleType) -> Verdict:
         return Verdict.FIXED  # layers find out by themselves
     if not isinstance(modes, property) or not modes.fget:
         return Verdict.UNKNOWN
-    kinds = ["sliding_attention", "full_attention"] * 2
-    alone = modes.fget(SimpleNamespace(num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=0))
-    if alone not in ([None] * 4, [None, None, "store", "store"]):
+    with _raised.Raised() as raised:
+        alone = modes.fget(_text(0))
+    if raised.error or alone not in ([None] * 4, [None, None, "store", "store"]):
         return Verdict.UNKNOWN
-    with suppress(ValueError):  # the symptom
-        seen = modes.fget(SimpleNamespace(num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=4))
-        if seen != ["reuse"] * 4:
-            return Verdict.UNKNOWN
-        return Verdict.FIXED if any(alone) else Verdict.AFFECTED
-    return Verdict.AFFECTED
+    with _raised.Raised() as raised:
+        seen = modes.fget(_text(4))
+    if raised.error:
+        symptom = raised.by(modes.fget, ValueError, "layer types")
+        return Verdict.AFFECTED if symptom else Verdict.UNKNOWN
+    if seen != ["reuse"] * 4:
+        return Verdict.UNKNOWN
+    return Verdict.FIXED if any(alone) else Verdict.AFFECTED
+
+
+def _text(shared: int) -> Any:
+    kinds = ["sliding_attention", "full_attention"] * 2
+    return SimpleNamespace(num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=shared)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
@@ -78,7 +84,7 @@ PATCH = Patch(
         "transformers.models.gemma4.configuration_gemma4",
         "transformers.models.gemma4_unified.configuration_gemma4_unified",
     ),
-    affects=("transformers>=5.23.0",),
+    affects=("transformers>=5.23.0,<5.24.0",),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma4/configuration_gemma4.py#L226-L252",
     ),

@@ -19,7 +19,11 @@ and nothing else; where there is no cache the attention uses it in its place. It
 the layers, so that the recompute of checkpointing finds it, and goes with the graph. Checkpointing
 becomes non-reentrant for these models, also inside models of another class, which is told once:
 reentrant, it gives wrong gradients where layers share K/V (``gemma4-reentrant-checkpointing``).
-Forwards with a cache are as they were.
+
+The projections that these layers have of their own, and do not use, stay: they are what a checkpoint of
+this release holds. In training they are run over no tokens at all, so that they, and adapters on them,
+get gradients of zeros, as plain DistributedDataParallel demands, with a cache too. Otherwise forwards with
+a cache are as they were.
 """
 
 from __future__ import annotations
@@ -35,11 +39,7 @@ probe = _shared_kv.no_cache_verdict
 
 def repair(module: ModuleType, changes: Changes) -> None:
     _shared_kv.share_without_cache(
-        changes,
-        module.Gemma4TextModel,
-        module.Gemma4TextDecoderLayer,
-        module.Gemma4TextAttention,
-        module.Gemma4PreTrainedModel,
+        changes, module.Gemma4TextModel, module.Gemma4TextAttention, module.PreTrainedModel
     )
 
 

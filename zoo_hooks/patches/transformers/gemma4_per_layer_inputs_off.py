@@ -19,14 +19,13 @@ Models with per-layer inputs go straight through.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _raised, _tiny
 
 SLICER = "_maybe_slice_kv_shared_inputs"
 
@@ -36,11 +35,12 @@ def probe(module: ModuleType) -> Verdict:
     if slicer is None:
         return Verdict.FIXED
     model = SimpleNamespace(config=SimpleNamespace(_attn_implementation="eager"))
-    verdict = Verdict.AFFECTED
-    with contextlib.suppress(TypeError):  # the symptom
-        slicer(model, module.torch.zeros(1, 2, 1), None, {}, {}, 1, past_key_values=None)
-        verdict = Verdict.FIXED
-    return verdict
+    with _raised.Raised() as raised:  # by position, for the last one, the cache, has had two names
+        slicer(model, module.torch.zeros(1, 2, 1), None, {}, {}, 1, None)
+    if raised.error is None:
+        return Verdict.FIXED
+    symptom = raised.by(slicer, TypeError, "'NoneType' object is not subscriptable")
+    return Verdict.AFFECTED if symptom else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -6,7 +6,8 @@ Training of Gemma-4 E2B and E4B, Gemma-3n and others whose last layers use the K
 learns worse, without any error: the loss is right, the gradients are not. The layers that make the
 shared K/V get none through those that use it, so they and all before them are wrong (cosine down
 to 0.5). It is so with ``use_reentrant=True``, and where the keyword is absent, which torch takes as
-True: ``peft.prepare_model_for_kbit_training(model)``, the usual way to QLoRA, does that.
+True: ``peft.prepare_model_for_kbit_training(model)``, the usual way to QLoRA, does that. Mistral Large 4,
+whose rotary embeddings learn from 5.24.0 on, raises in the backward instead.
 
 Cause
 -----
@@ -30,13 +31,15 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _shared_kv, _tiny
+from zoo_hooks.patches.transformers import _raised, _shared_kv, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
     names = _shared_kv.attention_names(module)
     if "shared_kv_states" in names:
-        return Verdict.AFFECTED if _shared_kv.stays_reentrant(module.PreTrainedModel) else Verdict.FIXED
+        with _raised.Raised() as raised:
+            reentrant = _shared_kv.stays_reentrant(module.PreTrainedModel)
+        return Verdict.UNKNOWN if raised.error else Verdict.AFFECTED if reentrant else Verdict.FIXED
     # Shared through the cache, which checkpointing takes away: no reentrant layer uses shared K/V.
     return Verdict.FIXED if "kv_shared_layer_index" in names else Verdict.UNKNOWN
 

@@ -1,0 +1,157 @@
+"""Assisted generation gives the greedy tokens, also past the window of a sliding layer."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from conftest import recorded
+from shared_kv import MODELS
+from transformers import DynamicCache
+from transformers.generation import utils
+
+import zoo_hooks
+from zoo_hooks.patches.transformers import _tiny, _zero_shared, assisted_sliding_window
+
+PATCH = "assisted-sliding-window"
+EOS = 79
+HOW = {"max_new_tokens": 16, "do_sample": False, "suppress_tokens": [EOS]}
+knows_windows = pytest.mark.skipif(
+    not _zero_shared.knows_sharing(transformers.cache_utils), reason="no such layers before 4.56.0"
+)
+pytestmark = knows_windows
+
+
+def gemma3():
+    """A Gemma-3 as released: its config says nothing of sharing."""
+    shape = {**_tiny.TEXT, **_tiny._layers(4, 0), "eos_token_id": EOS}
+    del shape["num_kv_shared_layers"]
+    return _tiny._seeded(transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**shape))
+
+
+def mistral():
+    """Every layer has a window."""
+    shape = {**_tiny.TEXT, "num_hidden_layers": 2, "eos_token_id": EOS}
+    return _tiny._seeded(transformers.MistralForCausalLM, transformers.MistralConfig(**shape))
+
+
+SORTS = {
+    "gemma3": gemma3,
+    "mistral": mistral,
+    "31b": lambda: _tiny.unshared_model(eos_token_id=EOS),
+    "e2b": lambda: MODELS["gemma4" if "gemma4" in MODELS else "gemma3n"](eos_token_id=EOS),
+}
+each = pytest.mark.parametrize("sort", SORTS)
+
+
+def noisy(model):
+    """A draft model that guesses some tokens and not others."""
+    other = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for weight in other.parameters():
+            weight.data *= 1 + 0.3 * torch.randn_like(weight)
+    return other
+
+
+ASSISTANTS = {
+    "same": lambda model: {"assistant_model": copy.deepcopy(model)},
+    "noisy": lambda model: {"assistant_model": noisy(model)},
+    "lookup": lambda _: {"prompt_lookup_num_tokens": 3},
+}
+
+
+@each
+@pytest.mark.parametrize("assistant", ASSISTANTS)
+@pytest.mark.parametrize("length", [4, 20])
+def test_the_tokens_are_the_greedy_ones(sort, assistant, length):
+    """Where the window of 8 is passed by the prompt, and while generating; 0 of 16 differ."""
+    model, ids = SORTS[sort](), _tiny.prompt(length)
+    ids = torch.cat([ids, ids], 1) if assistant == "lookup" else ids  # something to be found
+    expected = model.generate(ids, **HOW)
+    seen = model.generate(ids, **HOW, **ASSISTANTS[assistant](model))
+    assert seen[:, : expected.shape[1]].equal(expected)  # 5.5.0 may give one more than was asked for
+
+
+@pytest.mark.parametrize("implementation", ["static", "dynamic", "dynamic_full", "offloaded"])
+def test_whatever_cache_is_asked_for_the_tokens_are_the_greedy_ones(implementation):
+    """As upstream: a draft model has a cache that can be rolled back instead."""
+    model = gemma3()
+    expected = model.generate(_tiny.prompt(), **HOW)
+    how = {**HOW, **ASSISTANTS["noisy"](model), "cache_implementation": implementation}
+    assert model.generate(_tiny.prompt(), **how).equal(expected)
+
+
+@each
+def test_the_cache_that_is_handed_back_can_be_gone_on_with(sort):
+    """The next turn gives the tokens by recomputation."""
+    model = SORTS[sort]()
+    turn = model.generate(_tiny.prompt(), **HOW, **ASSISTANTS["noisy"](model), return_dict_in_generate=True)
+    ids = torch.cat([turn.sequences, _tiny.prompt(5)], 1)
+    expected = model.generate(ids, **HOW, use_cache=False)
+    assert model.generate(ids, **HOW, past_key_values=_zero_shared.held(turn)).equal(expected)
+
+
+@each
+def test_other_generation_keeps_the_windows(sort):
+    """A sliding layer holds 7 tokens of a window of 8."""
+    output = SORTS[sort]().generate(_tiny.prompt(), **HOW, return_dict_in_generate=True)
+    layers = _zero_shared.held(output).layers
+    windows = [layer for layer in layers if layer.is_sliding and layer.keys is not None]
+    assert windows
+    assert {layer.keys.shape[-2] for layer in windows} == {7}
+
+
+def test_a_cache_that_is_handed_in_is_left_as_it_is():
+    """Its layers are those that the user made, which upstream crops or refuses."""
+    model = gemma3()
+    cache = DynamicCache(config=model.config)
+    before = list(cache.layers)
+    held = {"past_key_values": cache, "cache": cache}
+    mode = utils.GenerationMode.ASSISTED_GENERATION
+    model._prepare_cache_for_generation(model.generation_config, held, mode, 1, 16)
+    assert all(one is other for one, other in zip(cache.layers, before, strict=True))
+    assert any(layer.is_sliding for layer in cache.layers)
+
+
+def test_without_a_cache_it_is_refused_as_upstream_does():
+    """No cache is made for one who wants none."""
+    model = gemma3()
+    with pytest.raises(ValueError, match="use_cache"):
+        model.generate(_tiny.prompt(), **HOW, **ASSISTANTS["lookup"](model), use_cache=False)
+
+
+def test_code_that_is_not_known_is_not_touched():
+    """A function that takes something else in the place of the mode, and one that makes nothing."""
+
+    class Other(utils.GenerationMixin):
+        def _prepare_cache_for_generation(self, config, model_kwargs, way, batch_size, length):
+            return super()._prepare_cache_for_generation(config, model_kwargs, way, batch_size, length)
+
+    class Nothing(utils.GenerationMixin):
+        def _prepare_cache_for_generation(self, config, model_kwargs, generation_mode, batch_size, length):
+            pass
+
+    for mixin in (Other, Nothing):
+        module = SimpleNamespace(**{**vars(utils), "GenerationMixin": mixin})
+        assert assisted_sliding_window.probe(module).name == "UNKNOWN"
+
+
+def test_it_looks_as_it_did():
+    """The signature is the upstream's, and only an affected release is touched."""
+    function = utils.GenerationMixin._prepare_cache_for_generation
+    assert hasattr(function, "__wrapped__") == (recorded(PATCH) == "AFFECTED")
+    seen = inspect.signature(function)
+    with zoo_hooks.disabled(PATCH):
+        assert inspect.signature(utils.GenerationMixin._prepare_cache_for_generation) == seen
+
+
+def test_without_the_repair_an_affected_release_raises(measured):
+    """The canary's figure: the error without, no token that differs with."""
+    row = measured(PATCH)
+    assert row["with"] == 0
+    assert ("Cannot `crop`" in str(row["without"])) == (recorded(PATCH) == "AFFECTED")

@@ -1,0 +1,119 @@
+"""Assisted generation raises once a sliding window is full.
+
+Symptom
+-------
+``generate`` with a draft model (``assistant_model``), in some releases also with
+``prompt_lookup_num_tokens``, raises ``ValueError: Cannot `crop` a `DynamicSlidingWindowLayer` after it has
+seen more tokens than its sliding window``. Every model that has such layers is hit: Gemma-2, -3, -3n and -4,
+Mistral, gpt-oss and others.
+
+Cause
+-----
+What the draft model guessed wrong is cropped from the caches of both, which a layer that keeps only its
+window cannot do. So ``generate`` asks for caches that keep every token, ``dynamic_full``. 5.12 and 5.13 no
+longer look at that. 5.0 makes no cache where it generates with assistance, and leaves that to the model,
+which makes one with windows. 4.56 does not ask it of the draft model.
+
+Repair
+------
+Where ``generate`` makes a cache that will be cropped, layers with a window become such that keep every token,
+as in 5.14; in 5.0 it is told to make one. What a layer may see is masked, as it always was. Caches that are
+handed in are left as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _assisted, _raised, _tiny, _zero_shared
+
+FULL = "dynamic_full"
+ROLLED_BACK = (_assisted.ASSISTED, "contrastive_search")
+
+
+def probe(module: ModuleType) -> Verdict:
+    from transformers import cache_utils
+
+    if not _zero_shared.knows_sharing(cache_utils):
+        return Verdict.FIXED  # no layers with a window
+    with _raised.Raised() as raised:
+        model, looked_up = _assisted.stand_in(module), module.GenerationConfig(prompt_lookup_num_tokens=3)
+        draft = _assisted.prepare(module, model, _of_draft_model(module), None)
+        main = _assisted.prepare(module, model, looked_up, _assisted.ASSISTED)
+    if raised.error or draft is None:
+        return Verdict.UNKNOWN
+    kept = main is not None and _assisted.keeps_all(main) and _assisted.keeps_all(draft)
+    return Verdict.FIXED if kept else Verdict.AFFECTED
+
+
+def _of_draft_model(module: ModuleType) -> Any:
+    """How a draft model is told to generate."""
+    config = module.GenerationConfig()
+    config.is_assistant = True
+    names = inspect.unwrap(module.AssistedCandidateGenerator.__init__).__code__.co_consts
+    config.cache_implementation = FULL if FULL in names else None
+    return config
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.GenerationMixin, _assisted.PREPARE, _for_rolling_back)
+
+
+def _for_rolling_back(original: Callable[..., Any]) -> Callable[..., Any]:
+    def prepare(self: Any, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any) -> Any:
+        given = _assisted.cache_of(model_kwargs)
+        made = original(self, generation_config, model_kwargs, *args, **kwargs)
+        modes = [value for value in (*args, *kwargs.values()) if value in ROLLED_BACK]
+        asked = modes or generation_config.is_assistant or generation_config.cache_implementation == FULL
+        if given is not None or not asked:
+            return made
+        if _assisted.cache_of(model_kwargs) is None and generation_config.use_cache is not False and modes:
+            generation_config.cache_implementation = FULL
+            args = tuple(None if value in modes else value for value in args)
+            kwargs = {name: None if value in modes else value for name, value in kwargs.items()}
+            made = original(self, generation_config, model_kwargs, *args, **kwargs)
+        if (cache := _assisted.cache_of(model_kwargs)) is not None:
+            _assisted.keep_all(cache)
+        return made
+
+    return prepare
+
+
+def canary() -> Figure:
+    import transformers
+
+    if not _zero_shared.knows_sharing(transformers.cache_utils):
+        return Figure("this release has no layers with a window", healthy=True)
+    sharing = _tiny.shared_model if hasattr(transformers, "Gemma4ForCausalLM") else _tiny.gemma3n_model
+    model, how = sharing(**_tiny.PER_LAYER_INPUTS), {"max_new_tokens": 16, "do_sample": False}
+    expected = model.generate(_tiny.prompt(), **how)
+    seen = model.generate(_tiny.prompt(), assistant_model=copy.deepcopy(model), **how)
+    different = int((seen != expected).sum())
+    return Figure(different, healthy=different == 0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="assisted generation raises once a sliding window is full",
+    targets=("transformers.generation.utils",),
+    affects=(
+        (
+            "transformers>=4.56.0,<5.14.0,!=4.57.*,!=5.1.*,!=5.2.*,!=5.3.*,!=5.4.*,!=5.5.*,!=5.6.*,!=5.7.*,"
+            "!=5.8.*,!=5.9.*,!=5.10.*,!=5.11.*"
+        ),
+    ),
+    links=(
+        "https://github.com/huggingface/transformers/issues/46629",
+        "https://github.com/huggingface/transformers/pull/47347",
+    ),
+    measures="tokens unlike those without a draft model, of 28, window 8 (right: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
