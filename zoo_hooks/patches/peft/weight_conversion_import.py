@@ -4,8 +4,8 @@ Symptom
 -------
 ``import peft.utils.transformers_weight_conversion`` raises ``ModuleNotFoundError: No module named
 'transformers.conversion_mapping'``, and with the release candidates of 5.0.0 ``ImportError: cannot import
-name '_MODEL_TO_CONVERSION_PATTERN'``. peft itself does not import it there; other packages that build on peft do,
-at their top, and cannot be imported then.
+name '_MODEL_TO_CONVERSION_PATTERN'``. peft itself does not import it there; other packages that build on
+peft do, at their top, and cannot be imported then.
 
 Cause
 -----
