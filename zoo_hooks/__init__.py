@@ -28,6 +28,7 @@ __all__ = ["activate", "disabled", "distributed", "fingerprint", "init", "report
 TARGETS = frozenset(
     {
         "accelerate.accelerator",
+        "compressed_tensors.quantization.lifecycle.initialize",
         "datasets.features.video",
         "dill._dill",
         "mlx_lm.models.gemma3n",
@@ -39,6 +40,7 @@ TARGETS = frozenset(
         "peft.peft_model",
         "peft.tuners",
         "peft.tuners.lora.model",
+        "peft.tuners.shadow.model",
         "peft.utils.transformers_weight_conversion",
         "torch._dynamo.compiled_autograd",
         "transformers.distributed.tensor_parallel",
@@ -47,6 +49,7 @@ TARGETS = frozenset(
         "transformers.generation.utils",
         "transformers.integrations.bitsandbytes",
         "transformers.integrations.integration_utils",
+        "transformers.integrations.peft",
         "transformers.modeling_utils",
         "transformers.models.diffusion_gemma.modeling_diffusion_gemma",
         "transformers.models.gemma3n.modeling_gemma3n",

@@ -202,6 +202,7 @@ SEEING = tuple(name for name in MODELS if name.startswith(("vision", "audio")))
 ASSISTED = ("31b", "26b-a4b", "e2b", "e4b") if hasattr(transformers, "Gemma4AssistantConfig") else ()
 SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
 PATCHES = {
+    "adapter-floor-unreleased": ("vision-lora",),
     "adapter-sharding-import": ("vision-lora",),
     "assisted-sliding-window": ("unshared", "31b", "e2b", "e4b"),
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
@@ -228,6 +229,9 @@ PATCHES = {
     "gemma4-vision-pooler-fp16": ("vision-fp16",),
     "hybrid-cache-import": ("vision-lora",),
     "input-require-grads": ("unshared", "vision-lora"),
+    "prefix-tuning-heads": ("vision-lora",),
+    "prompt-learning-generate": ("vision-lora",),
+    "shadow-cache-dropped": ("vision-lora",),
     "skip-list-inner-names-4bit": ("4bit",),
     "tensor-parallel-adapter-part": ("vision-lora",),
     "trainer-rng-state": ("unshared", "e2b"),

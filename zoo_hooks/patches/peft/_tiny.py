@@ -17,10 +17,10 @@ SIZES = {
 }
 
 
-def llama() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama(kind: str = "LlamaForCausalLM", **more: Any) -> Any:
+    import transformers
 
-    return _seeded(LlamaForCausalLM, LlamaConfig(**SIZES))
+    return _seeded(getattr(transformers, kind), transformers.LlamaConfig(**SIZES | more))
 
 
 def mixtral() -> Any:

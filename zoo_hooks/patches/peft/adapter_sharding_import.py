@@ -21,16 +21,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches.peft._raised import Raised
 
 SAVE_AND_LOAD = "peft.utils.save_and_load"
 SHARD = "_maybe_shard_state_dict_for_tp"
+SYMPTOM = "cannot import name 'EmbeddingParallel'"
 ROUNDING = 1e-5
 
 
@@ -40,9 +42,9 @@ def probe(_: ModuleType) -> Verdict:
     shard = getattr(sys.modules[SAVE_AND_LOAD], SHARD, None)
     if shard is None:  # before 0.19 nothing was sharded
         return Verdict.FIXED
-    with suppress(ImportError):  # the symptom
+    with Raised() as raised:
         return Verdict.FIXED if shard(torch.nn.Module(), {}, "probe") is None else Verdict.UNKNOWN
-    return Verdict.AFFECTED
+    return Verdict.AFFECTED if raised.says(SYMPTOM) else Verdict.UNKNOWN
 
 
 def repair(_: ModuleType, changes: Changes) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -60,9 +61,10 @@ def probe(_: ModuleType) -> Verdict:
         _create_new_module=create,
         _replace_module=lambda *_: None,
     )
-    sys.modules[LORA].LoraModel._create_and_replace(  # noqa: SLF001 - what the repair wraps
-        tuner, LoraConfig(), "probe", wrapper, "q_proj", parent, current_key="q_proj"
-    )
+    with suppress(Exception):  # what the stand-in for a tuner lacks
+        sys.modules[LORA].LoraModel._create_and_replace(  # noqa: SLF001 - what the repair wraps
+            tuner, LoraConfig(), "probe", wrapper, "q_proj", parent, current_key="q_proj"
+        )
     if seen == [wrapper.linear]:
         return Verdict.FIXED
     return Verdict.AFFECTED if seen == [wrapper] else Verdict.UNKNOWN

@@ -23,7 +23,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,9 +31,11 @@ from typing import Any
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches.peft._raised import Raised
 
 LORA = "peft.tuners.lora.model"
 PARALLEL = "transformers.distributed.tensor_parallel"
+UPGRADE = "upgrade peft to 0.21.1 or later"
 ROWS = _tiny.SIZES["hidden_size"]
 
 
@@ -50,7 +52,7 @@ def repair(_: ModuleType, changes: Changes) -> None:
             if getattr(self.model, "_device_mesh", None) is not None and _sharded(target):
                 raise ImportError(
                     "this model is sharded by tensor parallelism as transformers has it from 5.16.0 on, and "
-                    "this peft would make an adapter for one process's part; upgrade peft to 0.21.1 or later"
+                    f"this peft would make an adapter for one process's part; {UPGRADE}"
                 )
             original(self, lora_config, adapter_name, target, *args, **kwargs)
 
@@ -87,11 +89,11 @@ def canary() -> Figure:
         model = AutoModelForCausalLM.from_pretrained(
             folder, distributed_config=DistributedConfig(tp_size=2), device_map=None
         )
-        with suppress(ImportError):
+        with Raised() as raised:
             adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
             (rows,) = (w.shape[0] for n, w in get_peft_model_state_dict(adapter).items() if "lora_B" in n)
             return Figure(rows, healthy=rows == ROWS)
-        return Figure("refused", healthy=True)
+    return Figure("refused" if raised.says(UPGRADE) else repr(raised.error), healthy=raised.says(UPGRADE))
 
 
 PATCH = Patch(

@@ -21,25 +21,37 @@ is None, as it is in peft, errors are raised either way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.peft._raised import Raised
 
 TARGET = "peft.utils.transformers_weight_conversion"
+SYMPTOM = "convert() got an unexpected keyword argument 'loading_info'"
 
 
 def probe(module: ModuleType) -> Verdict:
+    tensors = {"probe": ["tensor"]}
+    with Raised() as raised:
+        right = _renaming(module).convert("probe", loading_info=None) == tensors
+        return Verdict.FIXED if right else Verdict.UNKNOWN
+    if not raised.says(SYMPTOM):
+        return Verdict.UNKNOWN
+    with Raised() as raised:  # peft's side may have been mended instead
+        return Verdict.FIXED if _converted(module, [1.0]) == [1.0] else Verdict.UNKNOWN
+    with Raised():  # what the repair takes apart
+        pair = _renaming(module).convert("probe")
+        if raised.says(SYMPTOM) and isinstance(pair, tuple) and pair[0] == tensors:
+            return Verdict.AFFECTED
+    return Verdict.UNKNOWN
+
+
+def _renaming(module: ModuleType) -> Any:
     renaming = module.WeightRenaming("probe", "probe")
     renaming.add_tensor("probe", "probe", "probe", "tensor")
-    with suppress(TypeError):  # the symptom
-        right = renaming.convert("probe", loading_info=None) == {"probe": ["tensor"]}
-        return Verdict.FIXED if right else Verdict.UNKNOWN
-    with suppress(TypeError):  # peft's side may have been mended instead
-        return Verdict.FIXED if _converted(module, [1.0]) == [1.0] else Verdict.UNKNOWN
-    return Verdict.AFFECTED
+    return renaming
 
 
 def _converted(module: ModuleType, weights: list[float]) -> list[float]:

@@ -19,7 +19,7 @@ The conversions are those of the base model, as peft 0.20 has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -34,8 +34,17 @@ def probe(module: ModuleType) -> Verdict:
     if not hasattr(module.WeightRenaming, "scope_prefix"):
         return Verdict.FIXED
     # Not by running it: that would fix the table of conversions before others have added theirs.
-    names = getattr(module, CONVERT).__code__.co_names
-    return Verdict.FIXED if "get_base_model" in names else Verdict.AFFECTED
+    names = set(_names(getattr(module, CONVERT)))
+    if "get_base_model" in names:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if "get_model_conversion_mapping" in names else Verdict.UNKNOWN
+
+
+def _names(function: Any) -> Iterator[str]:
+    """What a function, and each that it wraps, names."""
+    while function is not None:
+        yield from getattr(getattr(function, "__code__", None), "co_names", ())
+        function = getattr(function, "__wrapped__", None)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -19,27 +19,28 @@ The constructor takes both and sets the attributes, as peft 0.20 does after the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches.peft._raised import Raised
 
+SYMPTOM = "__init__() got an unexpected keyword argument 'distributed_operation'"
 CONVERTERS = 4  # for lora_A and lora_B of gate_up_proj and down_proj
 
 
 def probe(module: ModuleType) -> Verdict:
-    operations = [module.MergeModulelist(dim=0), module.Concatenate(dim=1)]
-    given = module.WeightConverter(
-        ["experts.*.probe.weight"], ["experts.gate_up_proj"], operations=operations
-    )
-    with suppress(TypeError):  # the symptom
+    with Raised() as raised:
+        operations = [module.MergeModulelist(dim=0), module.Concatenate(dim=1)]
+        given = module.WeightConverter(
+            ["experts.*.probe.weight"], ["experts.gate_up_proj"], operations=operations
+        )
         made = module.build_peft_weight_mapping([given], "probe")
         converters = [one for one in made if isinstance(one, module.WeightConverter)]
         return Verdict.FIXED if converters else Verdict.UNKNOWN
-    return Verdict.AFFECTED
+    return Verdict.AFFECTED if raised.says(SYMPTOM) else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -1,0 +1,139 @@
+"""Keys and values are not quantised from transformers 5.24 on, though the checkpoint says so.
+
+Symptom
+-------
+A model with a ``kv_cache_scheme``, loaded from a checkpoint or made by ``apply_quantization_config``, keeps
+its keys and values as they are, without an error: it has no ``k_scale``, and its logits are those of the
+model without the scheme. Before compressed-tensors 0.18 the scales are there and are not used. A scheme for
+attention is dropped too.
+
+Cause
+-----
+compressed-tensors takes for attention with a cache what has a parameter ``past_key_value`` or
+``past_key_values``, and puts its own cache under one of these names. From 5.24.0 transformers calls it
+``cache``.
+
+Repair
+------
+Its two modules that ask for the name find ``cache`` as ``past_key_values``, and what they put there is passed
+by the new name. Models whose scheme was applied before zoo-hooks was activated stay as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+KV_CACHE = "compressed_tensors.modeling.kvcache"
+INITIALIZE = "compressed_tensors.quantization.lifecycle.initialize"
+HOOK = "_kv_cache_attention_hook"
+OLD, NEW = "past_key_values", "cache"
+
+
+class _Attention:
+    """Stands in for attention; what compressed-tensors asks it is the name of its class, and these."""
+
+    k_proj = v_proj = None
+
+    def __init__(self, name: str) -> None:
+        self.seen: list[Any] = []
+        self.kv_cache = SimpleNamespace(add_past_key_values=self.seen.append)
+        # Only the names of the parameters are asked.
+        forwards: dict[str, Any] = {OLD: lambda past_key_values: None, NEW: lambda cache: None}  # noqa: ARG005
+        self.forward = forwards[name]
+
+
+def probe(module: ModuleType) -> Verdict:
+    from transformers.masking_utils import create_causal_mask
+
+    name = NEW if NEW in inspect.signature(create_causal_mask).parameters else OLD
+    attention = _Attention(name)
+    asks = getattr(module, "is_cached_attention_module", None) or module.is_attention_module
+    with suppress(Exception):  # what the stand-in lacks
+        found = asks(attention)
+        _, given = getattr(sys.modules[KV_CACHE], HOOK)(attention, (), {name: "cache"})
+        if found and attention.seen == ["cache"] and given == {name: attention.kv_cache}:
+            return Verdict.FIXED
+        if not found or (name in given and given[name] is not attention.kv_cache):
+            return Verdict.AFFECTED
+    return Verdict.UNKNOWN
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    kv_cache = sys.modules[KV_CACHE]
+    stand_in = ModuleType(inspect.__name__)
+    vars(stand_in).update(vars(inspect))
+    vars(stand_in)["signature"] = _signature
+    for asking in (module, kv_cache):
+        changes.replace(asking, "inspect", stand_in)
+    changes.wrap(kv_cache, HOOK, _by_new_name)
+
+
+def _signature(function: Callable[..., Any], **kwargs: Any) -> inspect.Signature:
+    """The signature of a function, in which the cache has its old name."""
+    given = inspect.signature(function, **kwargs)
+    if NEW not in given.parameters or OLD in given.parameters:
+        return given
+    named = [one.replace(name=OLD) if one.name == NEW else one for one in given.parameters.values()]
+    return given.replace(parameters=named)
+
+
+def _by_new_name(original: Callable[..., Any]) -> Callable[..., Any]:
+    def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if NEW not in kwargs and NEW not in inspect.signature(module.forward).parameters:
+            return original(module, args, kwargs)
+        args, kwargs = original(module, args, _renamed(kwargs, NEW, OLD))
+        return args, _renamed(kwargs, OLD, NEW)
+
+    return hook
+
+
+def _renamed(kwargs: dict[str, Any], name: str, other: str) -> dict[str, Any]:
+    return {other if key == name else key: value for key, value in kwargs.items()}
+
+
+def canary() -> Figure:
+    import torch
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        apply_quantization_config,
+    )
+
+    from zoo_hooks.patches.peft import _tiny
+
+    model = _tiny.llama()
+    text = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        expected = model(text).logits
+        scheme = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="tensor")
+        config = QuantizationConfig(config_groups={}, kv_cache_scheme=scheme, quantization_status="frozen")
+        apply_quantization_config(model, config)
+        for name, scale in model.named_parameters():
+            if name.endswith(("k_scale", "v_scale")):
+                scale.fill_(0.01)
+        moved = float((model(text).logits - expected).abs().max())
+    return Figure(moved, healthy=moved > 0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="keys and values are not quantised, though a kv_cache_scheme says so",
+    targets=(INITIALIZE,),  # the last of the two that is loaded
+    affects=("compressed-tensors>=0.13.0", "transformers>=5.24.0"),
+    links=(
+        "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/quantization/lifecycle/initialize.py#L165",
+        "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/modeling/kvcache.py#L121",
+    ),
+    measures="by how much 4 bits for keys and values move the logits (right: not 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

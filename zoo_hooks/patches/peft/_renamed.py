@@ -1,0 +1,15 @@
+"""The argument ``past_key_values`` of transformers, which is called ``cache`` from 5.24.0 on."""
+
+from __future__ import annotations
+
+import inspect
+
+OLD, NEW = "past_key_values", "cache"
+
+
+def cache_name() -> str | None:
+    """The name by which transformers hands on a cache; None if it is neither."""
+    from transformers import GenerationMixin
+
+    named = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    return next((name for name in (NEW, OLD) if name in named), None)

@@ -1,0 +1,118 @@
+"""Prefix tuning for classification and question answering raises from transformers 5.24 on.
+
+Symptom
+-------
+The forward pass of prefix tuning, or of a cartridge, with ``task_type`` ``SEQ_CLS``, ``TOKEN_CLS`` or
+``QUESTION_ANS`` raises ``ValueError: Model does not support past key values which are required for prefix
+tuning.``
+
+Cause
+-----
+peft asks the signature of the base model, and then that of its backbone, for ``past_key_values``. From 5.24.0
+transformers has the parameter as ``cache``, and only takes the old name as an argument still.
+
+Repair
+------
+For peft's module alone, the signature of what takes a ``cache`` also names ``past_key_values``. The prefix is
+passed by that name, as in peft's forward pass for generation, and transformers warns of it as there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches.peft._renamed import NEW, OLD, cache_name
+
+KINDS = (
+    "PeftModelForSequenceClassification",
+    "PeftModelForTokenClassification",
+    "PeftModelForQuestionAnswering",
+)
+ROUNDING = 1e-5
+
+
+def probe(module: ModuleType) -> Verdict:
+    name = cache_name()
+    verdicts = {_verdict(getattr(module, kind), name) for kind in KINDS}
+    worst = (Verdict.UNKNOWN, Verdict.AFFECTED, Verdict.FIXED)
+    return next(verdict for verdict in worst if verdict in verdicts)
+
+
+class _Taking:
+    """Stands in for a model whose forward takes a cache by that name."""
+
+    def __init__(self, name: str | None, called: list[Any]) -> None:
+        # Only the names of the parameters are asked.
+        forwards: dict[str | None, Any] = {OLD: lambda past_key_values: None, NEW: lambda cache: None}  # noqa: ARG005
+        self.forward, self.called = forwards.get(name), called
+
+    def __call__(self, **_: Any) -> None:
+        self.called.append(self)
+
+
+def _verdict(kind: Any, name: str | None) -> Verdict:
+    called: list[Any] = []
+    base, backbone = _Taking(name, called), _Taking(OLD, called)
+    base_model = SimpleNamespace(
+        base_model=base, get_prompt=lambda *_, **__: "prefix", transformer_backbone_name="backbone"
+    )
+    vars(base)["get_submodule"] = lambda _: backbone
+    with suppress(Exception):  # what the stand-ins lack, such as outputs
+        kind._prefix_tuning_forward(base_model, input_ids=SimpleNamespace(shape=(1, 3)))  # noqa: SLF001
+    return {(base,): Verdict.FIXED, (backbone,): Verdict.AFFECTED}.get(tuple(called), Verdict.UNKNOWN)
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    stand_in = ModuleType(inspect.__name__)
+    vars(stand_in).update(vars(inspect))
+    vars(stand_in)["signature"] = _signature
+    changes.replace(module, "inspect", stand_in)
+
+
+def _signature(function: Callable[..., Any], **kwargs: Any) -> inspect.Signature:
+    """The signature of a function; one that takes a cache takes it by its old name too."""
+    given = inspect.signature(function, **kwargs)
+    if NEW not in given.parameters or OLD in given.parameters:
+        return given
+    renamed = given.parameters[NEW].replace(name=OLD, kind=inspect.Parameter.KEYWORD_ONLY)
+    return given.replace(parameters=sorted([*given.parameters.values(), renamed], key=lambda one: one.kind))
+
+
+def canary() -> Figure:
+    import torch
+    from peft import PrefixTuningConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = get_peft_model(
+            _tiny.llama("LlamaForTokenClassification"),
+            PrefixTuningConfig(task_type="TOKEN_CLS", num_virtual_tokens=2),
+        ).eval()
+        text = torch.tensor([[1, 2, 3, 4]])
+        seen = model(text, attention_mask=torch.ones_like(text)).logits
+        given = {"attention_mask": torch.ones(1, 6), str(cache_name()): model.get_prompt(1)}
+        expected = model.get_base_model()(text, **given).logits
+        gap = float((seen - expected).abs().max())
+    return Figure(gap, healthy=gap < ROUNDING)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="prefix tuning for classification and question answering raises",
+    targets=("peft.peft_model",),
+    affects=("peft>=0.18.0", "transformers>=5.24.0"),
+    links=(
+        "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L1992",
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/modeling_layers.py#L143",
+    ),
+    measures="largest difference of logits between a prefix and its keys and values as a cache (right: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

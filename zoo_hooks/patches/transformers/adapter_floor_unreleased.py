@@ -1,0 +1,91 @@
+"""Adapters of transformers' own models are refused for a peft that is not released.
+
+Symptom
+-------
+``add_adapter``, ``set_adapter``, ``disable_adapters``, ``enable_adapters``, ``active_adapters``,
+``delete_adapter`` and ``save_pretrained`` of a model with an adapter raise ``ValueError: The version of PEFT
+you are using is not compatible, please use a version >= 0.22.0``. The newest peft is 0.21.2.
+
+Cause
+-----
+transformers 5.24.0 has raised the floor from 0.20.0, for it has renamed ``past_key_values``, which breaks
+prompt learning in each peft that is released.
+
+Repair
+------
+The floor is that of 5.23.0 as long as peft finds the cache by its new name: while
+``prompt-learning-generate``, ``prefix-tuning-heads`` and ``shadow-cache-dropped`` are in force, or others
+have mended the same. Otherwise it stays as it is. A peft below 0.20.0 is refused as before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+RAISED, RELEASED = "0.22.0", "0.20.0"
+
+
+def probe(module: ModuleType) -> Verdict:
+    if getattr(module, "MIN_PEFT_VERSION", None) != RAISED:
+        return Verdict.FIXED
+    from transformers.utils.import_utils import is_peft_greater_or_equal
+
+    refused = is_peft_greater_or_equal(RELEASED) and not is_peft_greater_or_equal(RAISED)
+    return Verdict.AFFECTED if refused else Verdict.FIXED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    def make(original: Callable[..., None]) -> Callable[..., None]:
+        def check(*args: Any, **kwargs: Any) -> None:
+            if _cache_is_found():
+                args = tuple(RELEASED if floor == RAISED else floor for floor in args)
+                kwargs = {name: RELEASED if floor == RAISED else floor for name, floor in kwargs.items()}
+            original(*args, **kwargs)
+
+        return check
+
+    changes.wrap(module, "check_peft_version", make)
+
+
+def _cache_is_found() -> bool:
+    """Tell whether peft, as it is now, finds the cache by its new name."""
+    import peft  # noqa: F401 - so that all of its modules are there
+
+    from zoo_hooks.patches.peft import prefix_tuning_heads, prompt_learning_generate, shadow_cache_dropped
+
+    patches = [part.PATCH for part in (prompt_learning_generate, prefix_tuning_heads, shadow_cache_dropped)]
+    places = [(patch, name) for patch in patches for name in patch.targets if name in sys.modules]
+    return all(patch.probe(sys.modules[name]) is Verdict.FIXED for patch, name in places)
+
+
+def canary() -> Figure:
+    from peft import LoraConfig
+
+    from zoo_hooks.patches.peft import _tiny
+
+    model = _tiny.llama()
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    active = model.active_adapters()
+    return Figure(str(active), healthy=active == ["default"])
+
+
+PATCH = Patch(
+    module=__name__,
+    title="adapters of transformers' own models are refused for a peft that is not released",
+    targets=("transformers.integrations.peft",),
+    affects=("transformers>=5.24.0", "peft>=0.20.0"),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/peft.py#L47",
+    ),
+    measures="adapters that are active after add_adapter (right: ['default'])",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,
+)
