@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+import transformers.pipelines.pt_utils  # a patch is about it
 
 from zoo_hooks.patches.transformers import _four_bit, _tiny
 
@@ -205,11 +206,17 @@ PATCHES = {
     "adapter-floor-unreleased": ("vision-lora",),
     "adapter-sharding-import": ("vision-lora",),
     "assisted-sliding-window": ("unshared", "31b", "e2b", "e4b"),
+    "attn-mask-utils-gone": ("unshared",),
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
+    "batched-pipeline-cache-name": ("unshared",),
     "cache-dynamic-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
+    "cache-layer-dtype": ("unshared", "gemma3n"),
     "cache-static-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
     "causal-conv1d-broken": ("unshared",),
+    "checkpointed-layer-cache-name": ("unshared",),
     "expert-adapter-sides": ("vision-lora",),
+    "foreign-forward-cache-name": ("unshared",),
+    "foreign-output-cache-field": ("unshared",),
     "gemma3n-mlp-fp16": ("gemma3n-fp16",),
     "gemma3n-no-cache-shared-kv": ("gemma3n",),
     "gemma4-assistant-arguments": ("31b", "e2b"),
@@ -227,10 +234,13 @@ PATCHES = {
     "gemma4-unified-audio-features-dtype": ("unified-audio-fp16",),
     "gemma4-unified-embedders-uint8": ("unified-4bit",),
     "gemma4-vision-pooler-fp16": ("vision-fp16",),
+    "generation-hooks-cache-name": ("unshared",),
     "hybrid-cache-import": ("vision-lora",),
+    "ignored-keys-cache-name": ("unshared",),
     "input-require-grads": ("unshared", "vision-lora"),
     "prefix-tuning-heads": ("vision-lora",),
     "prompt-learning-generate": ("vision-lora",),
+    "replaced-part-cache-name": ("unshared",),
     "shadow-cache-dropped": ("vision-lora",),
     "skip-list-inner-names-4bit": ("4bit",),
     "tensor-parallel-adapter-part": ("vision-lora",),

@@ -1,0 +1,77 @@
+"""A batched pipeline takes apart the cache of outputs that call it ``past_key_values``.
+
+Symptom
+-------
+A pipeline with ``batch_size`` above 1 raises ``TypeError: 'DynamicCache' object is not subscriptable`` where
+its own ``_forward`` returns a dict with ``past_key_values``, or its model an output of others with such a
+field.
+
+Cause
+-----
+From 5.24.0 on the iterator that takes batches apart passes by what is called ``cache``, and no longer what
+is called ``past_key_values``.
+
+Repair
+------
+It passes by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+_OLD = "past_key_values"
+
+
+def probe(module: ModuleType) -> Verdict:
+    import torch
+
+    batch = {"logits": torch.zeros(2, 1), _OLD: [1, 2]}
+    one = next(iter(module.PipelineIterator([batch], lambda given: given, {}, loader_batch_size=2)))
+    return Verdict.AFFECTED if _OLD in one else Verdict.FIXED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.PipelineIterator, "loader_batch_item", _passing)
+
+
+def _passing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def loader_batch_item(self: Any) -> Any:
+        batch = self._loader_batch_data
+        # not asked for by ``in``: outputs of transformers answer to the old name too
+        if isinstance(batch, dict) and dict.__contains__(batch, _OLD):
+            rest = {name: value for name, value in batch.items() if name != _OLD}
+            self._loader_batch_data = type(batch)(rest)
+        return original(self)
+
+    return loader_batch_item
+
+
+def canary() -> Figure:
+    import torch
+    from transformers.cache_utils import DynamicCache
+    from transformers.pipelines.pt_utils import PipelineIterator
+
+    batch = {"logits": torch.zeros(2, 1), _OLD: DynamicCache()}
+    rows = list(PipelineIterator([batch], lambda given: given, {}, loader_batch_size=2))
+    return Figure(len(rows), healthy=[*map(list, rows)] == [["logits"], ["logits"]])
+
+
+PATCH = Patch(
+    module=__name__,
+    title="A batched pipeline takes apart the cache of outputs that call it past_key_values",
+    targets=("transformers.pipelines.pt_utils",),
+    affects=("transformers>=5.24.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/pipelines/pt_utils.py#L96-L97",
+    ),
+    measures="rows that a pipeline makes of a batch of two with a cache (right: 2)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

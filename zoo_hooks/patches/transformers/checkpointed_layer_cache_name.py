@@ -1,0 +1,123 @@
+"""Layers of others write into the cache twice under gradient checkpointing.
+
+Symptom
+-------
+A model of others whose layers derive from ``GradientCheckpointingLayer`` and take ``past_key_values`` is
+trained with gradient checkpointing and a cache: ``CheckpointError: ... Recomputed values for the following
+tensors have different metadata``; reentrant checkpointing gives wrong gradients, without an error.
+
+Cause
+-----
+From 5.24.0 on the base class takes only ``cache`` away from a layer that is computed again in the backward
+pass, no longer ``past_key_values``. The layer then adds its keys to those that it had added before.
+
+Repair
+------
+A layer that takes the cache only by an old name gets none while it is checkpointed, as up to 5.23.0; that is
+told once. It takes ``cache`` too, for models of transformers' that it is put into. Classes that were made
+while the repair was in force keep the wrapper when it is undone, and it does nothing then.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _cache_name, _foreign
+
+_switch = _cache_name.Switch()
+
+
+def probe(module: ModuleType) -> Verdict:
+    base = module.GradientCheckpointingLayer
+
+    class Layer(base):  # type: ignore[misc, valid-type]
+        def forward(self) -> None:
+            pass
+
+    # What is taken away is taken in a wrapper of forward, before 5.23.0 in __call__; to run it would warn.
+    found = _cache_name.strings(Layer.forward) | _cache_name.strings(base.__call__)
+    if _cache_name.OLD[0] in found:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if _cache_name.NEW in found else Verdict.UNKNOWN
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    base = module.GradientCheckpointingLayer
+    upstream = base.__init_subclass__.__func__
+    without = _without_cache(changes)
+
+    def minding(original: Callable[..., None]) -> Callable[..., None]:
+        def init_subclass(cls: Any, **kwargs: Any) -> None:
+            if _cache_name.is_old(cls.forward):
+                cls.forward = without(cls.forward)
+            original(cls, **kwargs)
+
+        return init_subclass
+
+    changes.replace(_switch, "on", value=True)
+    changes.wrap(base, "__init_subclass__", minding)
+    for kind in _foreign.subclasses(base):
+        if _cache_name.is_old(kind.forward):
+            kind.forward = without(kind.forward.__wrapped__)  # below upstream's own, which must be outermost
+            upstream(kind)
+
+
+def _without_cache(changes: Changes) -> Callable[..., Any]:
+    from torch import is_grad_enabled
+
+    def without(forward: Callable[..., Any]) -> Callable[..., Any]:
+        accepting = _cache_name.accepting(forward, _switch)
+        old = _cache_name.taken(forward) or ""
+
+        @functools.wraps(accepting)
+        def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get(old) is not None and self.gradient_checkpointing and self.training and _switch.on:
+                # Nothing is computed again without gradients. The reentrant kind begins without them, but its
+                # inputs have some.
+                again = is_grad_enabled() or any(getattr(arg, "requires_grad", False) for arg in args)
+                if again and not self._can_checkpoint_with_cache:
+                    kwargs[old] = None
+                    changes.tell(
+                        f"{type(self).__qualname__} is checkpointed, so it gets no {old}: a cache would be"
+                        " written to again in the backward pass; use_cache=False says so too"
+                    )
+            return accepting(self, *args, **kwargs)
+
+        return checked
+
+    return without
+
+
+def canary() -> Figure:
+    import torch
+
+    ids, ways = torch.arange(8)[None], []
+    for checkpointing in (False, True):
+        model = _foreign.layered().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": True})
+        torch.nn.functional.cross_entropy(model(ids)[0], ids[0]).backward()
+        ways.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    cosine = round(float(torch.cosine_similarity(*ways, dim=0)), 4)
+    return Figure(cosine, healthy=cosine == 1.0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Layers of others write into the cache twice under gradient checkpointing",
+    targets=("transformers.modeling_layers",),
+    affects=("transformers>=5.24.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/modeling_layers.py#L106-L111",
+    ),
+    measures="cosine of gradients with and without checkpointing, layers of others (right: 1.0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,
+)

@@ -1,0 +1,147 @@
+"""Outputs of others with a field ``past_key_values`` raise, or lose their cache.
+
+Symptom
+-------
+A subclass of ``ModelOutput`` that has a field ``past_key_values`` of its own, such as gliner's, raises
+``TypeError: __init__() got an unexpected keyword argument 'cache'`` when it is made. One that has it again
+beside what it inherits (``class Output(CausalLMOutputWithPast)``) is made, but the field is None, so whoever
+goes on from it computes everything anew, without an error.
+
+Cause
+-----
+From 5.24.0 on the metaclass of ``ModelOutput`` makes each constructor, those of others too, call an argument
+``past_key_values`` or ``cache_params`` by the new name ``cache``; and so do reading and setting.
+
+Repair
+------
+When such a class is made, its constructor takes the cache by the name of its field, and by ``cache`` too. The
+field keeps its name in ``keys()`` and ``fields()``; ``output.cache``, ``output["cache"]`` and ``"cache" in
+output``, as transformers asks, find it. A field that is there again takes the place of the inherited one, as
+it did. A class that has both names itself is left alone. What was made stays so if the repair is undone. Of a
+class that was made before the repair, one that only has a field of its own is repaired; of others it is told.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import make_dataclass
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _foreign, _tiny
+from zoo_hooks.patches.transformers._cache_name import NEW, OLD
+
+_FIELDS = "__dataclass_fields__"
+
+
+class _Quiet:
+    """Keeps the probe's class out of torch's list of pytree nodes, and upstream from warning of a name."""
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+    def __post_init__(self) -> None:
+        pass
+
+    def _replace_old_cache_name(self, key: str) -> str:
+        return key
+
+
+def probe(module: ModuleType) -> Verdict:
+    base = module.BaseModelOutputWithPast
+    if NEW not in getattr(base, _FIELDS):
+        return Verdict.FIXED if OLD[0] in getattr(base, _FIELDS) else Verdict.UNKNOWN
+    output, given = make_dataclass("Output", [(OLD[0], object, None)], bases=(_Quiet, base)), object()
+    return Verdict.FIXED if output(**{NEW: given}).past_key_values is given else Verdict.AFFECTED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    base = module.ModelOutput
+    changes.wrap(type(base), "__setattr__", _minding)
+    for kind in _foreign.subclasses(base):
+        if _old_field(kind, vars(kind).get(_FIELDS, {})):
+            if NEW in vars(kind)[_FIELDS]:
+                changes.tell(
+                    f"{kind.__qualname__} was made before zoo-hooks was active, and loses what it is given as"
+                    " past_key_values: make it again, or call the field cache"
+                )
+            else:
+                _adopt(kind, kind.__init__.__wrapped__)
+
+
+def _minding(original: Callable[..., None]) -> Callable[..., None]:
+    def set_attribute(cls: Any, name: str, value: Any) -> None:
+        # dataclass() sets the fields first, and makes the constructor of what this dict then holds
+        if name == _FIELDS and NEW in value and (old := _old_field(cls, value)):
+            order = {old if field == NEW else field: None for field in value}
+            fields = {field: value[field] for field in order}
+            value.clear()
+            value.update(fields)
+        if name == "__init__" and _old_field(cls, vars(cls).get(_FIELDS, {})):
+            _adopt(cls, value)
+        else:
+            original(cls, name, value)
+
+    return set_attribute
+
+
+def _old_field(kind: Any, fields: dict[str, Any]) -> str | None:
+    """The old name of a class's field, unless it has the new one beside it or nearer to itself."""
+    old = next((name for name in OLD if name in fields), None)
+    if old and NEW in fields and _origin(kind, old, fields) >= _origin(kind, NEW, fields):
+        return None
+    return old
+
+
+def _origin(kind: Any, name: str, fields: dict[str, Any]) -> int:
+    """How many steps above a class the one stands that declares a field; 0 is the class itself."""
+    has = [i for i, base in enumerate(kind.__mro__) if vars(base).get(_FIELDS, {}).get(name) is fields[name]]
+    return max(has, default=0)
+
+
+def _adopt(kind: Any, init: Callable[..., None]) -> None:
+    old: str = _old_field(kind, vars(kind)[_FIELDS])  # type: ignore[assignment]
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it is one
+        if NEW in kwargs and old not in kwargs:
+            kwargs[old] = kwargs.pop(NEW)
+        init(self, *args, **kwargs)
+
+    type.__setattr__(kind, "__init__", __init__)
+    type.__setattr__(kind, "_replace_old_cache_name", lambda _, key: old if key == NEW else key)
+    type.__setattr__(kind, NEW, property(lambda self: getattr(self, old)))
+
+
+def canary() -> Figure:
+    import torch
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    output_class = make_dataclass("Output", [(OLD[0], object, None)], bases=(CausalLMOutputWithPast,))
+    model, cache, step = _foreign.llama(), None, _tiny.prompt()
+    tokens = [step]
+    for _ in range(8):
+        seen = model(step, past_key_values=cache, use_cache=True)
+        cache = output_class(past_key_values=seen.past_key_values).past_key_values
+        step = seen.logits[:, -1:].argmax(-1)
+        tokens.append(step)
+    expected = _foreign.generate(model, use_cache=False)
+    return _foreign.figure(int((torch.cat(tokens, 1) != expected).sum()))
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Outputs of others with a field past_key_values raise, or lose their cache",
+    targets=("transformers.modeling_outputs",),
+    affects=("transformers>=5.24.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/utils/generic.py#L440-L471",
+    ),
+    measures="wrong tokens of eight, with the cache read from an output of others (right: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

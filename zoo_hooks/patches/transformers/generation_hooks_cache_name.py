@@ -1,0 +1,147 @@
+"""Others' hooks into ``generate`` that look up ``past_key_values`` find no cache.
+
+Symptom
+-------
+A model class that overrides a step of ``generate`` and looks the cache up by its old name finds none:
+``model_kwargs["past_key_values"]`` in ``_update_model_kwargs_for_generation`` or
+``_prepare_cache_for_generation``, and what ``super().prepare_inputs_for_generation(...)`` returned, raise
+KeyError or, asked with ``get``, are None in each step. ``create_masks_for_generate`` of others raises
+``TypeError: ... missing 1 required positional argument: 'past_key_values'``.
+
+Cause
+-----
+From 5.24.0 on ``generate`` keeps the cache under the name ``cache``, and hands it on by that name.
+
+Repair
+------
+Where a model class is made that overrides such a step: what takes ``past_key_values`` or ``cache_params``
+takes ``cache`` too. What looks an old name up in the dict ``model_kwargs`` is lent one that answers to all
+names of the cache and lists it once, as ``cache``; and so does what ``prepare_inputs_for_generation`` of
+the class below returns. A dict that it returns has the cache under the new name. Steps that are handed
+``**model_kwargs``, such as an own ``_sample``, get a plain dict from Python, so they are told of only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any
+from weakref import WeakSet
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _cache_name, _foreign
+
+_PREPARE = "prepare_inputs_for_generation"
+_switch = _cache_name.Switch()
+
+
+def probe(module: ModuleType) -> Verdict:  # noqa: ARG001 - either of the two
+    verdict = _foreign.handed_new_name()
+    if verdict is not Verdict.AFFECTED:
+        return verdict  # before 5.0 the other of the two may still be loading
+
+    from transformers.modeling_utils import PreTrainedModel
+
+    class Model(PreTrainedModel):  # type: ignore[misc]
+        def _prepare_cache_for_generation(self, _: Any, model_kwargs: dict[str, Any]) -> Any:
+            return model_kwargs.get("past_key_values")
+
+    given = object()
+    found = _foreign.bare(Model)._prepare_cache_for_generation(None, {_cache_name.NEW: given})  # noqa: SLF001
+    return Verdict.FIXED if found is given else Verdict.AFFECTED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:  # noqa: ARG001 - either of the two
+    from transformers.generation.utils import GenerationMixin
+    from transformers.modeling_utils import PreTrainedModel
+
+    steps = {*vars(GenerationMixin), "create_masks_for_generate"} - {"generate"}
+    seen: WeakSet[Any] = WeakSet([GenerationMixin, *PreTrainedModel.__mro__])
+
+    def mind(model_class: Any) -> None:
+        for place, owner in enumerate(model_class.__mro__):
+            if owner not in seen:
+                seen.add(owner)
+                for name in steps & vars(owner).keys():
+                    _mind_step(owner, name, model_class.__mro__[place + 1 :], changes)
+
+    changes.replace(_switch, "on", value=True)
+    _foreign.every_subclass(PreTrainedModel, mind, changes)
+
+
+def _mind_step(owner: Any, name: str, below: tuple[Any, ...], changes: Changes) -> None:
+    raw = vars(owner)[name]
+    kind = type(raw) if isinstance(raw, (staticmethod, classmethod)) else None
+    function = raw.__func__ if kind else raw
+    if not isinstance(function, FunctionType) or hasattr(function, "zoo_hooks_switch"):
+        return
+    looks = _cache_name.looks_up_old(function)
+    if looks and name == _PREPARE:
+        _answer(below, changes)
+    if _cache_name.is_old(function) or (looks and name == _PREPARE):
+        made = _cache_name.accepting(function, _switch)
+    elif looks and "model_kwargs" in _cache_name.parameters(function):
+        made = _cache_name.lending(function, _switch)
+    else:
+        if looks:
+            changes.tell(
+                f"{owner.__qualname__}.{name} names the cache past_key_values, which this transformers hands"
+                " it as cache: write model_kwargs.get('cache')"
+            )
+        return
+    setattr(owner, name, kind(made) if kind else made)
+
+
+def _answer(below: tuple[Any, ...], changes: Changes) -> None:
+    for base in below:
+        function = vars(base).get(_PREPARE)
+        if function and _cache_name.taken(function) == _cache_name.NEW:  # the first of transformers' own
+            if not hasattr(function, "zoo_hooks_switch"):
+                changes.wrap(base, _PREPARE, _answering)
+            return
+
+
+def _answering(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def prepare(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        if _cache_name.NEW not in kwargs:  # upstream would warn of the name by which the hook was handed it
+            _cache_name.renamed(kwargs)
+        return _cache_name.AnyName(original(*args, **kwargs))
+
+    prepare.zoo_hooks_switch = _switch  # type: ignore[attr-defined]
+    return prepare
+
+
+def canary() -> Figure:
+    from transformers import LlamaForCausalLM
+
+    class Looking(LlamaForCausalLM):  # type: ignore[misc]
+        seen = 0
+
+        def _update_model_kwargs_for_generation(
+            self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> dict[str, Any]:
+            found: dict[str, Any] = super()._update_model_kwargs_for_generation(
+                outputs, model_kwargs, *args, **kwargs
+            )
+            self.seen += found.get("past_key_values") is not None
+            return found
+
+    model = _foreign.llama(Looking)
+    return _foreign.figure(_foreign.wrong(model) + 8 - model.seen)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Others' hooks into generate that look up past_key_values find no cache",
+    targets=("transformers.generation.utils", "transformers.modeling_utils"),
+    requires=("transformers.generation.utils", "transformers.modeling_utils"),
+    affects=("transformers>=5.24.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L1257-L1259",
+    ),
+    measures="steps of eight in which a hook finds no cache, and wrong tokens (right: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)

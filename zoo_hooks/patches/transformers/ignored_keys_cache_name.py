@@ -1,0 +1,93 @@
+"""Trainer gathers the cache of models whose config says to ignore ``past_key_values``.
+
+Symptom
+-------
+``Trainer.evaluate`` and ``predict`` with ``use_cache=True`` raise ``TypeError: Unsupported types (<class
+'transformers.cache_utils.DynamicCache'>) passed to `_pad_across_processes` `` for a model whose config has
+``keys_to_ignore_at_inference = ["past_key_values"]``, as those that come with their checkpoints do, and for
+``ignore_keys=["past_key_values"]``.
+
+Cause
+-----
+From 5.24.0 on outputs list the cache under the name ``cache``, and the Trainer compares these names with
+the ones to ignore letter by letter.
+
+Repair
+------
+Who ignores the cache by one of its names ignores it by all of them. The config, and the list that was
+handed over, stay as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _cache_name, _foreign
+
+_NAMES = (_cache_name.NEW, *_cache_name.OLD)
+
+
+def probe(module: ModuleType) -> Verdict:
+    found = _cache_name.strings(inspect.unwrap(module.Trainer.prediction_step))
+    if _cache_name.OLD[0] in found:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if _cache_name.NEW in found else Verdict.UNKNOWN
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.Trainer, "prediction_step", _ignoring)
+
+
+def _ignoring(original: Callable[..., Any]) -> Callable[..., Any]:
+    def prediction_step(
+        self: Any, model: Any, inputs: Any, prediction_loss_only: Any, ignore_keys: Any = None
+    ) -> Any:
+        config = getattr(self.model, "config", None)
+        if ignore_keys is None and config is not None:
+            ignore_keys = getattr(config, "keys_to_ignore_at_inference", _NAMES)
+        if ignore_keys and not set(ignore_keys).isdisjoint(_NAMES):
+            ignore_keys = [*dict.fromkeys((*ignore_keys, *_NAMES))]
+        return original(self, model, inputs, prediction_loss_only, ignore_keys)
+
+    return prediction_step
+
+
+def canary() -> Figure:
+    import tempfile
+
+    import torch
+    import transformers
+
+    class Config(transformers.LlamaConfig):  # type: ignore[misc]
+        keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - as people write it
+
+    model = transformers.LlamaForCausalLM(Config(**_foreign.SHAPE))
+    rows = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 2
+    with tempfile.TemporaryDirectory() as folder:
+        settings = transformers.TrainingArguments(folder, report_to="none", use_cpu=True, disable_tqdm=True)
+        trainer = transformers.Trainer(model, settings)
+        model.config.use_cache = True
+        predictions = trainer.predict(rows).predictions
+    shape = tuple(getattr(predictions, "shape", ()))
+    return Figure(str(shape), healthy=shape == (2, 4, _foreign.SHAPE["vocab_size"]))
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Trainer gathers the cache of models whose config says to ignore past_key_values",
+    targets=("transformers.trainer",),
+    affects=("transformers>=5.24.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer.py#L3233-L3237",
+    ),
+    measures="shape of what Trainer.predict gathers (right: (2, 4, 64))",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,
+)
