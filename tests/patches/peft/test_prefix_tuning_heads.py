@@ -20,9 +20,7 @@ from zoo_hooks.patches.peft import prefix_tuning_heads as patch
 PATCH = "prefix-tuning-heads"
 MODULE = peft.peft_model
 KINDS = [getattr(MODULE, name) for name in patch.KINDS]
-pytestmark = pytest.mark.skipif(
-    recorded(PATCH) != "AFFECTED", reason="only with transformers 5.24 and later"
-)
+pytestmark = pytest.mark.skipif(recorded(PATCH) != "AFFECTED", reason="only with transformers 5.24 and later")
 
 LLAMA = transformers.LlamaConfig(**SIZES, num_labels=2, pad_token_id=0)
 BERT = transformers.BertConfig(
