@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo_hooks import changes as changes_module
+from zoo_hooks import notices
 from zoo_hooks.changes import CannotRevert, Changes
 
 
@@ -304,7 +304,7 @@ def test_any_sequence_of_replacements_is_undone_exactly(steps):
 
 def test_what_is_told_is_a_warning_and_once_in_a_process(caplog, monkeypatch):
     """Whichever repair tells it, and however often; another message is another warning."""
-    monkeypatch.setattr(changes_module, "_told", set())
+    monkeypatch.setattr(notices, "_said", set())
     for changes in (Changes(), Changes()):
         changes.tell("wandb is broken (ImportError: no)")
         changes.tell("wandb is broken (ImportError: no)")

@@ -15,7 +15,7 @@ from shared_kv import MODELS, backward, cosine, gradients, inputs, model
 from torch.utils.checkpoint import checkpoint
 
 import zoo_hooks
-from zoo_hooks import catalogue, changes
+from zoo_hooks import catalogue, notices
 from zoo_hooks.patches.transformers import _shared_kv, _tiny
 
 PATCH = "gemma4-reentrant-checkpointing"
@@ -168,7 +168,7 @@ def test_a_function_that_does_not_take_the_keyword_is_left_alone():
 def test_it_is_told_once_in_a_warning(caplog):
     """One line that names the class, what was changed and why, for two models; none where nothing is."""
     applied()
-    changes._told.clear()
+    notices._said.clear()
     with caplog.at_level(logging.INFO, logger="zoo_hooks"):
         enable(_tiny.unshared_model(), {})
         enable(model(), {"use_reentrant": False})
