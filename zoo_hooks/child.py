@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks import catalogue, reports
+from zoo_hooks import catalogue, reports, settings
 from zoo_hooks.model import Patch
 
 
@@ -69,7 +69,7 @@ def _canary(patch_id: str) -> dict[str, Any]:
         ):
             missing = error.name
     missing = missing or (None if healthy else _absent(patch))
-    status = reports.report()[patch_id].status.name
+    status = reports.row(patch, settings.read()).status.name
     return {"value": value, "healthy": healthy, "missing": missing, "status": status}
 
 

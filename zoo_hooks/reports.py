@@ -77,7 +77,7 @@ def report() -> Report:
     """Say what became of each patch in this process, with the versions installed."""
     notices.flush()
     current = settings.read()
-    rows = [_row(patch, current) for patch in catalogue.everything()]
+    rows = [row(patch, current) for patch in catalogue.everything()]
     rows += [
         Row(patch_id, catalogue.ids()[patch_id].split(".")[-2], None, Status.FAILED,
             f"the patch cannot be imported: {error!r}", "", late=False)
@@ -122,7 +122,8 @@ def _why_none() -> str:
     return "nothing-applied"
 
 
-def _row(patch: Patch, current: settings.Settings) -> Row:
+def row(patch: Patch, current: settings.Settings) -> Row:
+    """Say what became of one patch under those settings."""
     installed = version(patch.upstream)
     outcomes = [outcome for outcome in of_patch(patch.id) if outcome.status is not Status.PENDING]
     if outcomes:
