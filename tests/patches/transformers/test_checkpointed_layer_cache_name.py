@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -116,6 +117,22 @@ def test_classes_that_are_there_already_are_repaired():
         assert cosine(gradients(early, WAYS[0]), expected) > 0.9999
         changes.undo()
         assert cosine(gradients(early, WAYS[0]), expected) < 0.99
+
+
+@pytest.mark.skipif(not affected(PATCH), reason="nothing is repaired on this release")
+def test_what_other_code_has_wrapped_since_keeps_its_wrapper():
+    """As upstream has it such a layer is not checkpointed, so there is nothing to repair."""
+    with zoo_hooks.disabled(PATCH):
+
+        class Early(modeling_layers.GradientCheckpointingLayer):
+            def forward(self, hidden, past_key_values=None):
+                return past_key_values or hidden
+
+        Early.forward = above = functools.wraps(Early.forward)(functools.partial(Early.forward))
+        changes = Changes()
+        checkpointed_layer_cache_name.repair(modeling_layers, changes)
+        changes.undo()
+    assert Early.forward is above
 
 
 def test_copies_and_pickles_train():

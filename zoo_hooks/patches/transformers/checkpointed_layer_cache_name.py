@@ -34,13 +34,8 @@ _switch = _cache_name.Switch()
 
 def probe(module: ModuleType) -> Verdict:
     base = module.GradientCheckpointingLayer
-
-    class Layer(base):  # type: ignore[misc, valid-type]
-        def forward(self) -> None:
-            pass
-
     # What is taken away is taken in a wrapper of forward, before 5.23.0 in __call__; to run it would warn.
-    found = _cache_name.strings(Layer.forward) | _cache_name.strings(base.__call__)
+    found = _cache_name.strings(_empty(base).forward) | _cache_name.strings(base.__call__)
     if _cache_name.OLD[0] in found:
         return Verdict.FIXED
     return Verdict.AFFECTED if _cache_name.NEW in found else Verdict.UNKNOWN
@@ -48,23 +43,35 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     base = module.GradientCheckpointingLayer
-    upstream = base.__init_subclass__.__func__
-    without = _without_cache(changes)
-
-    def minding(original: Callable[..., None]) -> Callable[..., None]:
-        def init_subclass(cls: Any, **kwargs: Any) -> None:
-            if _cache_name.is_old(cls.forward):
-                cls.forward = without(cls.forward)
-            original(cls, **kwargs)
-
-        return init_subclass
-
+    upstream = _empty(base).forward.__code__
     changes.replace(_switch, "on", value=True)
-    changes.wrap(base, "__init_subclass__", minding)
+    changes.wrap(base, "__init_subclass__", functools.partial(_minding, _without_cache(changes)))
     for kind in _foreign.subclasses(base):
-        if _cache_name.is_old(kind.forward):
-            kind.forward = without(kind.forward.__wrapped__)  # below upstream's own, which must be outermost
-            upstream(kind)
+        # One that other code has wrapped since is not checkpointed at all.
+        if _cache_name.is_old(kind.forward) and getattr(kind.forward, "__code__", None) is upstream:
+            _make_again(kind, base)
+
+
+def _empty(base: Any) -> Any:
+    class Layer(base):  # type: ignore[misc]
+        def forward(self) -> None:
+            pass
+
+    return Layer
+
+
+def _minding(without: Callable[..., Any], original: Callable[..., None]) -> Callable[..., None]:
+    def init_subclass(cls: Any, **kwargs: Any) -> None:
+        if _cache_name.is_old(cls.forward):
+            cls.forward = without(cls.forward)  # below upstream's own, which must be outermost
+        original(cls, **kwargs)
+
+    return init_subclass
+
+
+def _make_again(layer_class: Any, base: Any) -> None:
+    layer_class.forward = layer_class.forward.__wrapped__
+    base.__init_subclass__.__func__(layer_class)
 
 
 def _without_cache(changes: Changes) -> Callable[..., Any]:
