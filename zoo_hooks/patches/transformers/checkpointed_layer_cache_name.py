@@ -14,8 +14,9 @@ pass, no longer ``past_key_values``. The layer then adds its keys to those that 
 Repair
 ------
 A layer that takes the cache only by an old name gets none while it is checkpointed, as up to 5.23.0; that is
-told once. It takes ``cache`` too, for models of transformers' that it is put into. Classes that were made
-while the repair was in force keep the wrapper when it is undone, and it does nothing then.
+told once, unless it is compiled. It takes ``cache`` too, for models of transformers' that it is put into.
+Classes that were made while the repair was in force keep the wrapper when it is undone, and it does nothing
+then.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _cache_name, _foreign
 
+_TOLD = (
+    "{} is checkpointed, so it gets no {}: a cache would be written to again in the backward pass;"
+    " use_cache=False says so too"
+)
 _switch = _cache_name.Switch()
 
 
@@ -76,6 +81,7 @@ def _make_again(layer_class: Any, base: Any) -> None:
 
 def _without_cache(changes: Changes) -> Callable[..., Any]:
     from torch import is_grad_enabled
+    from torch.compiler import is_compiling
 
     def without(forward: Callable[..., Any]) -> Callable[..., Any]:
         accepting = _cache_name.accepting(forward, _switch)
@@ -83,16 +89,14 @@ def _without_cache(changes: Changes) -> Callable[..., Any]:
 
         @functools.wraps(accepting)
         def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if kwargs.get(old) is not None and self.gradient_checkpointing and self.training and _switch.on:
+            if kwargs.get(old) is not None and _switch.on and self.gradient_checkpointing and self.training:
                 # Nothing is computed again without gradients. The reentrant kind begins without them, but its
                 # inputs have some.
                 again = is_grad_enabled() or any(getattr(arg, "requires_grad", False) for arg in args)
                 if again and not self._can_checkpoint_with_cache:
                     kwargs[old] = None
-                    changes.tell(
-                        f"{type(self).__qualname__} is checkpointed, so it gets no {old}: a cache would be"
-                        " written to again in the backward pass; use_cache=False says so too"
-                    )
+                    if not is_compiling():  # to log would break the graph, as upstream's warning did
+                        changes.tell(_TOLD.format(type(self).__qualname__, old))
             return accepting(self, *args, **kwargs)
 
         return checked
