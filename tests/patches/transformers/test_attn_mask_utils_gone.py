@@ -13,9 +13,12 @@ from conftest import child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from others import affected
+from transformers import cache_utils
 
 import zoo_hooks
 from zoo_hooks.patches.transformers import _attn_mask_utils
+
+assert cache_utils  # the module is repaired as this is imported
 
 PATCH = "attn-mask-utils-gone"
 NAME = "transformers.modeling_attn_mask_utils"

@@ -250,6 +250,39 @@ def test_a_class_that_looks_into_its_keyword_arguments_is_told_of(caplog):
     assert all("kwargs.get('cache')" in words for words in said)
 
 
+def test_only_who_looks_its_own_arguments_up_is_told_of():
+    """In each way in which that is written; outputs have the name too, and may be given it."""
+
+    def by_get(self, **kwargs):
+        return kwargs.get("past_key_values")
+
+    def by_key(self, *args, use_cache=None, **more):
+        return args, use_cache, more["past_key_values"]
+
+    def by_in(self, hidden, **kwargs):
+        return "past_key_values" in kwargs
+
+    def by_pop_within(self, **kwargs):
+        return [kwargs.pop("past_key_values", None) for _ in self]
+
+    def reading(self, **kwargs):
+        output = self.model(**kwargs)
+        return transformers.modeling_outputs.CausalLMOutputWithPast(
+            logits=output.logits, past_key_values=getattr(output, "past_key_values", None)
+        )
+
+    def setting(self, past, **kwargs):
+        kwargs["past_key_values"] = past
+        return self.model(**kwargs)
+
+    def knowing(self, **kwargs):
+        return kwargs.get("cache", kwargs.get("past_key_values"))
+
+    looking = [by_get, by_key, by_in, by_pop_within]
+    assert all(map(_cache_name.finds_old, looking))
+    assert not any(map(_cache_name.finds_old, [reading, setting, knowing, Handing.forward, len]))
+
+
 def test_a_mamba_takes_cache_params():
     """The other old name: each step continues from the state."""
 

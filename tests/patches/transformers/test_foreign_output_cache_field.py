@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import ModelOutput
 
 import zoo_hooks
+from zoo_hooks import notices
 from zoo_hooks.changes import Changes
 from zoo_hooks.patches.transformers import _foreign, _tiny, foreign_output_cache_field
 
@@ -250,6 +251,18 @@ def test_classes_that_are_there_already(caplog):
     assert sum("EarlyAgain" in words and "make it again" in words for words in said) == 1
     assert not any("EarlyOwn" in words for words in said)
     del EarlyAgain
+
+
+@pytest.mark.skipif(not affected(PATCH), reason="nothing is repaired on this release")
+def test_nothing_is_told_of_a_class_that_the_probe_made():
+    """It is still there when the repair looks for classes that were made before."""
+    with zoo_hooks.disabled(PATCH):
+        foreign_output_cache_field.probe(transformers.modeling_outputs)
+        there, changes = [*_foreign.subclasses(ModelOutput)], Changes()
+        foreign_output_cache_field.repair(transformers.modeling_outputs, changes)
+        changes.undo()
+    assert any(issubclass(kind, foreign_output_cache_field._Quiet) for kind in there)
+    assert not [words for words in notices._said if words.startswith("zoo-hooks: Output ")]
 
 
 def test_a_manual_loop_goes_on_from_it():

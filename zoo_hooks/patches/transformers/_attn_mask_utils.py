@@ -133,9 +133,7 @@ def _prepare_4d_causal_attention_mask(
     if attention_mask is not None and attention_mask.dim() == FULL:
         expected = (input_shape[0], 1, input_shape[1], keys)
         if tuple(attention_mask.shape) != expected:
-            message = (
-                f"Incorrect 4D attention_mask shape: {tuple(attention_mask.shape)}; expected: {expected}."
-            )
+            message = f"the mask has the shape {tuple(attention_mask.shape)}, not {expected}"
             raise ValueError(message)
         inverted = 1.0 - attention_mask
         return inverted.masked_fill(inverted.bool(), torch.finfo(dtype).min)
@@ -157,11 +155,9 @@ def _prepare_4d_causal_attention_mask_for_sdpa(
     keys, dtype = input_shape[-1] + past_key_values_length, inputs_embeds.dtype
     if attention_mask is None:
         return converter.to_causal_4d(input_shape[0], input_shape[-1], keys, dtype, inputs_embeds.device)
-    mask = (
-        attention_mask
-        if attention_mask.dim() == FULL
-        else converter.to_4d(attention_mask, input_shape[-1], dtype, keys)
-    )
+    mask = attention_mask
+    if mask.dim() != FULL:
+        mask = converter.to_4d(mask, input_shape[-1], dtype, keys)
     if not _is_tracing(inputs_embeds) and mask.device.type in ("cuda", "xpu"):
         mask = converter._unmask_unattended(mask, torch.finfo(dtype).min)  # noqa: SLF001
     return mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -135,6 +136,30 @@ def looks_up_old(function: Callable[..., Any]) -> bool:
     """Tell whether a function's code holds an old name as a string, and not the new one."""
     found = strings(inspect.unwrap(function))
     return NEW not in found and not found.isdisjoint(OLD)
+
+
+def finds_old(function: Callable[..., Any]) -> bool:
+    """Tell whether a function looks an old name up in its own ``**kwargs``, and not the new one.
+
+    Outputs have, and take, such a name too, so that it stands there says little.
+    """
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or not code.co_flags & inspect.CO_VARKEYWORDS or not looks_up_old(function):
+        return False
+    place = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    return _finds(code, code.co_varnames[place])
+
+
+def _finds(code: CodeType, given: str) -> bool:
+    steps = [*dis.get_instructions(code)]
+    for place, step in enumerate(steps):
+        # given.get("name"), given["name"], "name" in given; but not given["name"] = value
+        if step.argval in OLD and steps[place + 1].opname != "STORE_SUBSCR":
+            near = steps[max(place - 2, 0) : place + 2]
+            names = [one.argval if isinstance(one.argval, tuple) else (one.argval,) for one in near]
+            if any(given in each for each in names):
+                return True
+    return any(_finds(inner, given) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
 def strings(function: Callable[..., Any]) -> set[str]:

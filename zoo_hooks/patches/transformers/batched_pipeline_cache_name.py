@@ -13,7 +13,7 @@ is called ``past_key_values``.
 
 Repair
 ------
-It passes by both.
+It passes by what is called either. The output that the pipeline took apart stays whole.
 """
 
 from __future__ import annotations

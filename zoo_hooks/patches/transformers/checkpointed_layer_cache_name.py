@@ -14,8 +14,9 @@ pass, no longer ``past_key_values``. The layer then adds its keys to those that 
 Repair
 ------
 A layer that takes the cache only by an old name gets none while it is checkpointed, as up to 5.23.0; that is
-told once. It takes ``cache`` too, for models of transformers' that it is put into. Classes that were made
-while the repair was in force keep the wrapper when it is undone, and it does nothing then.
+told once, unless it is compiled. It takes ``cache`` too, for models of transformers' that it is put into.
+Classes that were made while the repair was in force keep the wrapper when it is undone, and it does nothing
+then.
 """
 
 from __future__ import annotations
@@ -29,18 +30,17 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _cache_name, _foreign
 
+_TOLD = (
+    "{} is checkpointed, so it gets no {}: a cache would be written to again in the backward pass;"
+    " use_cache=False says so too"
+)
 _switch = _cache_name.Switch()
 
 
 def probe(module: ModuleType) -> Verdict:
     base = module.GradientCheckpointingLayer
-
-    class Layer(base):  # type: ignore[misc, valid-type]
-        def forward(self) -> None:
-            pass
-
     # What is taken away is taken in a wrapper of forward, before 5.23.0 in __call__; to run it would warn.
-    found = _cache_name.strings(Layer.forward) | _cache_name.strings(base.__call__)
+    found = _cache_name.strings(_empty(base).forward) | _cache_name.strings(base.__call__)
     if _cache_name.OLD[0] in found:
         return Verdict.FIXED
     return Verdict.AFFECTED if _cache_name.NEW in found else Verdict.UNKNOWN
@@ -48,27 +48,40 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     base = module.GradientCheckpointingLayer
-    upstream = base.__init_subclass__.__func__
-    without = _without_cache(changes)
-
-    def minding(original: Callable[..., None]) -> Callable[..., None]:
-        def init_subclass(cls: Any, **kwargs: Any) -> None:
-            if _cache_name.is_old(cls.forward):
-                cls.forward = without(cls.forward)
-            original(cls, **kwargs)
-
-        return init_subclass
-
+    upstream = _empty(base).forward.__code__
     changes.replace(_switch, "on", value=True)
-    changes.wrap(base, "__init_subclass__", minding)
+    changes.wrap(base, "__init_subclass__", functools.partial(_minding, _without_cache(changes)))
     for kind in _foreign.subclasses(base):
-        if _cache_name.is_old(kind.forward):
-            kind.forward = without(kind.forward.__wrapped__)  # below upstream's own, which must be outermost
-            upstream(kind)
+        # One that other code has wrapped since is not checkpointed at all.
+        if _cache_name.is_old(kind.forward) and getattr(kind.forward, "__code__", None) is upstream:
+            _make_again(kind, base)
+
+
+def _empty(base: Any) -> Any:
+    class Layer(base):  # type: ignore[misc]
+        def forward(self) -> None:
+            pass
+
+    return Layer
+
+
+def _minding(without: Callable[..., Any], original: Callable[..., None]) -> Callable[..., None]:
+    def init_subclass(cls: Any, **kwargs: Any) -> None:
+        if _cache_name.is_old(cls.forward):
+            cls.forward = without(cls.forward)  # below upstream's own, which must be outermost
+        original(cls, **kwargs)
+
+    return init_subclass
+
+
+def _make_again(layer_class: Any, base: Any) -> None:
+    layer_class.forward = layer_class.forward.__wrapped__
+    base.__init_subclass__.__func__(layer_class)
 
 
 def _without_cache(changes: Changes) -> Callable[..., Any]:
     from torch import is_grad_enabled
+    from torch.compiler import is_compiling
 
     def without(forward: Callable[..., Any]) -> Callable[..., Any]:
         accepting = _cache_name.accepting(forward, _switch)
@@ -76,16 +89,14 @@ def _without_cache(changes: Changes) -> Callable[..., Any]:
 
         @functools.wraps(accepting)
         def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if kwargs.get(old) is not None and self.gradient_checkpointing and self.training and _switch.on:
+            if kwargs.get(old) is not None and _switch.on and self.gradient_checkpointing and self.training:
                 # Nothing is computed again without gradients. The reentrant kind begins without them, but its
                 # inputs have some.
                 again = is_grad_enabled() or any(getattr(arg, "requires_grad", False) for arg in args)
                 if again and not self._can_checkpoint_with_cache:
                     kwargs[old] = None
-                    changes.tell(
-                        f"{type(self).__qualname__} is checkpointed, so it gets no {old}: a cache would be"
-                        " written to again in the backward pass; use_cache=False says so too"
-                    )
+                    if not is_compiling():  # to log would break the graph, as upstream's warning did
+                        changes.tell(_TOLD.format(type(self).__qualname__, old))
             return accepting(self, *args, **kwargs)
 
         return checked

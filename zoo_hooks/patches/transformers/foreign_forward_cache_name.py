@@ -25,6 +25,7 @@ then. A ``forward`` that looks the cache up in ``**kwargs`` is told of, for what
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
@@ -55,22 +56,23 @@ def repair(module: ModuleType, changes: Changes) -> None:  # noqa: ARG001 - eith
     from transformers.generation.utils import GenerationMixin
     from transformers.modeling_utils import PreTrainedModel
 
-    def mind(model_class: Any) -> None:
-        owner = next(kind for kind in model_class.__mro__ if "forward" in vars(kind))
-        forward = vars(owner)["forward"]
-        if not isinstance(forward, FunctionType):
-            return
-        if _cache_name.is_old(forward):
-            owner.forward = _cache_name.accepting(forward, _switch)
-        elif _cache_name.taken(forward) is None and _cache_name.looks_up_old(forward):
-            changes.tell(
-                f"{owner.__qualname__}.forward names the cache past_key_values, which this transformers hands"
-                " it as cache: where it looks it up among its arguments, write kwargs.get('cache')"
-            )
-
     changes.replace(_switch, "on", value=True)
     changes.wrap(GenerationMixin, "_validate_model_kwargs", _knowing)
-    _foreign.every_subclass(PreTrainedModel, mind, changes)
+    _foreign.every_subclass(PreTrainedModel, functools.partial(_mind, changes), changes)
+
+
+def _mind(changes: Changes, model_class: Any) -> None:
+    owner = next(kind for kind in model_class.__mro__ if "forward" in vars(kind))
+    forward = vars(owner)["forward"]
+    if not isinstance(forward, FunctionType):
+        return
+    if _cache_name.is_old(forward):
+        owner.forward = _cache_name.accepting(forward, _switch)
+    elif _cache_name.taken(forward) is None and _cache_name.finds_old(forward):
+        changes.tell(
+            f"{owner.__qualname__}.forward looks past_key_values up among its arguments, where this"
+            " transformers hands it cache: write kwargs.get('cache')"
+        )
 
 
 def _knowing(original: Callable[..., None]) -> Callable[..., None]:

@@ -31,9 +31,9 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _foreign, _tiny
-from zoo_hooks.patches.transformers._cache_name import NEW, OLD
+from zoo_hooks.patches.transformers import _cache_name, _foreign, _tiny
 
+NEW, OLD = _cache_name.NEW, _cache_name.OLD
 _FIELDS = "__dataclass_fields__"
 
 
@@ -62,7 +62,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
     base = module.ModelOutput
     changes.wrap(type(base), "__setattr__", _minding)
     for kind in _foreign.subclasses(base):
-        if _old_field(kind, vars(kind).get(_FIELDS, {})):
+        if _old_field(kind, vars(kind).get(_FIELDS, {})) and not issubclass(kind, _Quiet):
             if NEW in vars(kind)[_FIELDS]:
                 changes.tell(
                     f"{kind.__qualname__} was made before zoo-hooks was active, and loses what it is given as"

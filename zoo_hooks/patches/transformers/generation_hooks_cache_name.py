@@ -84,10 +84,10 @@ def _mind_step(owner: Any, name: str, below: tuple[Any, ...], changes: Changes) 
     elif looks and "model_kwargs" in _cache_name.parameters(function):
         made = _cache_name.lending(function, _switch)
     else:
-        if looks:
+        if _cache_name.finds_old(function):
             changes.tell(
-                f"{owner.__qualname__}.{name} names the cache past_key_values, which this transformers hands"
-                " it as cache: write model_kwargs.get('cache')"
+                f"{owner.__qualname__}.{name} looks past_key_values up among its arguments, where this"
+                " transformers hands it cache: write model_kwargs.get('cache')"
             )
         return
     setattr(owner, name, kind(made) if kind else made)
