@@ -27,9 +27,9 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft import _tiny
-from zoo_hooks.patches.peft._renamed import NEW, OLD, cache_name
+from zoo_hooks.patches.peft import _renamed, _tiny
 
+OLD, NEW = _renamed.OLD, _renamed.NEW
 KINDS = (
     "PeftModelForSequenceClassification",
     "PeftModelForTokenClassification",
@@ -39,7 +39,7 @@ ROUNDING = 1e-5
 
 
 def probe(module: ModuleType) -> Verdict:
-    name = cache_name()
+    name = _renamed.cache_name()
     verdicts = {_verdict(getattr(module, kind), name) for kind in KINDS}
     worst = (Verdict.UNKNOWN, Verdict.AFFECTED, Verdict.FIXED)
     return next(verdict for verdict in worst if verdict in verdicts)
@@ -96,7 +96,7 @@ def canary() -> Figure:
         ).eval()
         text = torch.tensor([[1, 2, 3, 4]])
         seen = model(text, attention_mask=torch.ones_like(text)).logits
-        given = {"attention_mask": torch.ones(1, 6), str(cache_name()): model.get_prompt(1)}
+        given = {"attention_mask": torch.ones(1, 6), str(_renamed.cache_name()): model.get_prompt(1)}
         expected = model.get_base_model()(text, **given).logits
         gap = float((seen - expected).abs().max())
     return Figure(gap, healthy=gap < ROUNDING)

@@ -28,16 +28,16 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft import _tiny
-from zoo_hooks.patches.peft._renamed import NEW, OLD, cache_name
+from zoo_hooks.patches.peft import _renamed, _tiny
 
+OLD, NEW = _renamed.OLD, _renamed.NEW
 KINDS = ("PeftModelForCausalLM", "PeftModelForSeq2SeqLM")
 PREPARE = "prepare_inputs_for_generation"
 STEPS = 8
 
 
 def probe(module: ModuleType) -> Verdict:
-    name = cache_name()
+    name = _renamed.cache_name()
     if name is None:
         return Verdict.UNKNOWN
     verdicts = {_verdict(getattr(module, kind), name) for kind in KINDS}
