@@ -137,7 +137,7 @@ PATCH = Patch(
     module=__name__,
     title="generation with prompt tuning, prefix tuning and their relatives gives wrong tokens",
     targets=("peft.peft_model",),
-    affects=("peft>=0.18.0", "transformers>=5.24.0"),
+    affects=("peft>=0.17.1", "transformers>=5.24.0"),
     links=(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L2277",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L706",
