@@ -129,6 +129,19 @@ def test_a_peft_that_asks_for_the_new_name_is_left_alone():
     assert patch.probe(stand_in(New, *KINDS[1:])) is Verdict.FIXED  # New still sees the new name
 
 
+def test_a_peft_that_can_make_no_prefix_is_left_alone(monkeypatch):
+    """As 0.17.1, which asks for a method that transformers 5 has no more; it raises before."""
+
+    def get_prompt(_):
+        return transformers.DynamicCache.from_legacy_cache(())
+
+    with zoo_hooks.disabled(PATCH):
+        assert patch.probe(MODULE) is Verdict.AFFECTED
+        monkeypatch.setattr(MODULE.PeftModel, "get_prompt", get_prompt)
+        assert patch.probe(MODULE) is Verdict.FIXED
+        assert patch.canary().healthy
+
+
 TOOL = """
 import inspect, types
 import peft.peft_model as place

@@ -20,6 +20,7 @@ passed by that name, as in peft's forward pass for generation, and transformers 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType, SimpleNamespace
@@ -30,6 +31,7 @@ from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.peft import _renamed, _tiny
 
 OLD, NEW = _renamed.OLD, _renamed.NEW
+PEFT_MODEL = "peft.peft_model"
 KINDS = (
     "PeftModelForSequenceClassification",
     "PeftModelForTokenClassification",
@@ -48,11 +50,11 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def _prefixes_are_made() -> bool:
-    """Up to 0.17.1 peft makes prefixes by a method that is gone from transformers 5 on; later ones ask first."""
-    from peft import PeftModel
+    """Tell whether peft gets that far: up to 0.17.1 it asks for a method that transformers 5 has no more."""
     from transformers import DynamicCache
 
-    method, names = "from_legacy_cache", inspect.unwrap(PeftModel.get_prompt).__code__.co_names
+    method, get_prompt = "from_legacy_cache", sys.modules[PEFT_MODEL].PeftModel.get_prompt
+    names = inspect.unwrap(get_prompt).__code__.co_names
     return method not in names or "__version__" in names or hasattr(DynamicCache, method)
 
 
@@ -118,7 +120,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="prefix tuning for classification and question answering raises",
-    targets=("peft.peft_model",),
+    targets=(PEFT_MODEL,),
     affects=("peft>=0.18.0", "transformers>=5.24.0"),
     links=(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L1992",

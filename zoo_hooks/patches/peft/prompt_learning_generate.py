@@ -49,7 +49,9 @@ def _verdict(kind: Any, name: str) -> Verdict:
     """What a class of peft makes of a cache by that name: one that is empty, and one that is filled."""
     from transformers import DynamicCache
 
-    empty, filled = DynamicCache(), SimpleNamespace(get_seq_length=lambda: 2)
+    # Up to 0.17.1 peft asks for its length, which a cache without layers cannot tell.
+    empty = type("Empty", (DynamicCache,), {"max_cache_len": None})()
+    filled = SimpleNamespace(get_seq_length=lambda: 2)
     with suppress(Exception):  # what the stand-in for a model lacks
         first, later = _prepared(kind, name, empty, first=True), _prepared(kind, name, filled, first=False)
         others = {OLD, NEW} - {name}
