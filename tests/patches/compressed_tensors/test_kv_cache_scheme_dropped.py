@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import sys
 import types
 
 import pytest
@@ -184,11 +185,11 @@ def test_quantization_is_switched_off_and_on_and_copied():
 
 def test_attention_that_takes_the_old_name_gets_it():
     """As code from the Hub may; whatever else is passed comes through."""
-    kv_cache = __import__("sys").modules[patch.KV_CACHE]
+    kv_cache = sys.modules[patch.KV_CACHE]
     for forward, name in (
-        (lambda cache=None: None, "cache"),
-        (lambda past_key_values=None: None, "past_key_values"),
-        (lambda past_key_value=None: None, "past_key_value"),
+        (lambda cache=None: cache, "cache"),
+        (lambda past_key_values=None: past_key_values, "past_key_values"),
+        (lambda past_key_value=None: past_key_value, "past_key_value"),
     ):
         seen = []
         module = types.SimpleNamespace(
@@ -204,7 +205,7 @@ def test_others_see_the_signature_as_it_is():
     """Only the two modules ask another one."""
     forward = transformers.models.llama.modeling_llama.LlamaAttention.forward
     assert "cache" in inspect.signature(forward).parameters
-    place = __import__("sys").modules[patch.INITIALIZE]
+    place = sys.modules[patch.INITIALIZE]
     assert "past_key_values" in place.inspect.signature(forward).parameters
     with zoo_hooks.disabled(PATCH):
         assert place.inspect is inspect
@@ -212,7 +213,7 @@ def test_others_see_the_signature_as_it_is():
 
 def test_one_that_asks_for_the_new_name_is_left_alone(monkeypatch):
     """And one that fails on the probe's own call is not known."""
-    kv_cache = __import__("sys").modules[patch.KV_CACHE]
+    kv_cache = sys.modules[patch.KV_CACHE]
 
     def hook(module, args, kwargs):
         module.kv_cache.add_past_key_values(kwargs["cache"])

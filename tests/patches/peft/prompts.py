@@ -69,7 +69,7 @@ OPTIONS = {
 }
 
 
-def base(name, old=False):
+def base(name, *, old=False):
     kind, config = KINDS[name]
     torch.manual_seed(0)
     model = (old_name(kind) if old else kind)(copy.deepcopy(config)).eval()
@@ -93,9 +93,9 @@ def trained(model):
     return model.eval()
 
 
-def prompted(name, method, old=False):
+def prompted(name, method, *, old=False):
     task = "SEQ_2_SEQ_LM" if name == "bart" else "CAUSAL_LM"
-    return trained(peft.get_peft_model(base(name, old), config(method, task)))
+    return trained(peft.get_peft_model(base(name, old=old), config(method, task)))
 
 
 def shadowed():

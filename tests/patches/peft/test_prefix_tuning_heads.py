@@ -1,4 +1,4 @@
-"""Prefix tuning for classification and question answering, where transformers has the cache by its new name."""
+"""Prefix tuning for classification and question answering, where the cache has its new name."""
 
 from __future__ import annotations
 
@@ -113,13 +113,13 @@ def test_a_peft_that_asks_for_the_new_name_is_left_alone():
     """One that passes the cache by it; one that fails in another way is not known."""
 
     class New:
-        def _prefix_tuning_forward(self, input_ids=None):
+        def _prefix_tuning_forward(self, **_):
             if "cache" in inspect.signature(self.base_model.forward).parameters:
                 return self.base_model(cache=self.get_prompt(1))
             raise ValueError("Model does not support past key values")
 
     class Failing:
-        def _prefix_tuning_forward(self, input_ids=None):
+        def _prefix_tuning_forward(self, **_):
             raise ValueError("Model does not support past key values")
 
     with zoo_hooks.disabled(PATCH):
@@ -127,6 +127,19 @@ def test_a_peft_that_asks_for_the_new_name_is_left_alone():
         assert patch.probe(stand_in(New, *KINDS[1:])) is Verdict.AFFECTED
         assert patch.probe(stand_in(Failing, *KINDS[1:])) is Verdict.UNKNOWN
     assert patch.probe(stand_in(New, *KINDS[1:])) is Verdict.FIXED  # New still sees the new name
+
+
+def test_a_peft_that_can_make_no_prefix_is_left_alone(monkeypatch):
+    """As 0.17.1, which asks for a method that transformers 5 has no more; it raises before."""
+
+    def get_prompt(_):
+        return transformers.DynamicCache.from_legacy_cache(())
+
+    with zoo_hooks.disabled(PATCH):
+        assert patch.probe(MODULE) is Verdict.AFFECTED
+        monkeypatch.setattr(MODULE.PeftModel, "get_prompt", get_prompt)
+        assert patch.probe(MODULE) is Verdict.FIXED
+        assert patch.canary().healthy
 
 
 TOOL = """

@@ -166,7 +166,7 @@ def test_what_the_probe_does_not_know_is_unknown():
     """A method that fails on the probe's own call, or gives something else."""
 
     class Failing:
-        def prepare_inputs_for_generation(self, ids):
+        def prepare_inputs_for_generation(self, **_):
             raise KeyError("past_key_values")
 
     class Other:

@@ -71,13 +71,13 @@ def test_a_peft_that_finds_the_new_name_is_left_alone():
     place = peft.tuners.shadow.model
 
     class Either(place.ShadowModel):
-        def _seed_shadow_pre_hook(self, module, args, kwargs):
+        def _seed_shadow_pre_hook(self, _, args, kwargs):
             name = "cache" if "cache" in kwargs else "past_key_values"
             return args, {**kwargs, name: self._unpack_past_key_values(kwargs[name])[0]}
 
     class Failing(place.ShadowModel):
-        def _seed_shadow_pre_hook(self, *, module, args, kwargs):
-            return args, kwargs
+        def _seed_shadow_pre_hook(self, *, kwargs):
+            return (), kwargs
 
     for kind, verdict in ((Either, Verdict.FIXED), (Failing, Verdict.UNKNOWN)):
         assert probe(types.SimpleNamespace(ShadowModel=kind, ShadowCache=place.ShadowCache)) is verdict

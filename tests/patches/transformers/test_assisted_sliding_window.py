@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from assisted import ASSISTANTS, HOW, SORTS, gemma3
 from conftest import recorded
-from shared_kv import MODELS
 from transformers import DynamicCache
 from transformers.generation import utils
 
@@ -18,51 +17,11 @@ import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, _zero_shared, assisted_sliding_window
 
 PATCH = "assisted-sliding-window"
-EOS = 79
-HOW = {"max_new_tokens": 16, "do_sample": False, "suppress_tokens": [EOS]}
 knows_windows = pytest.mark.skipif(
     not _zero_shared.knows_sharing(transformers.cache_utils), reason="no such layers before 4.56.0"
 )
 pytestmark = knows_windows
-
-
-def gemma3():
-    """A Gemma-3 as released: its config says nothing of sharing."""
-    shape = {**_tiny.TEXT, **_tiny._layers(4, 0), "eos_token_id": EOS}
-    del shape["num_kv_shared_layers"]
-    return _tiny._seeded(transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**shape))
-
-
-def mistral():
-    """Every layer has a window."""
-    shape = {**_tiny.TEXT, "num_hidden_layers": 2, "eos_token_id": EOS}
-    return _tiny._seeded(transformers.MistralForCausalLM, transformers.MistralConfig(**shape))
-
-
-SORTS = {
-    "gemma3": gemma3,
-    "mistral": mistral,
-    "31b": lambda: _tiny.unshared_model(eos_token_id=EOS),
-    "e2b": lambda: MODELS["gemma4" if "gemma4" in MODELS else "gemma3n"](eos_token_id=EOS),
-}
 each = pytest.mark.parametrize("sort", SORTS)
-
-
-def noisy(model):
-    """A draft model that guesses some tokens and not others."""
-    other = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for weight in other.parameters():
-            weight.data *= 1 + 0.3 * torch.randn_like(weight)
-    return other
-
-
-ASSISTANTS = {
-    "same": lambda model: {"assistant_model": copy.deepcopy(model)},
-    "noisy": lambda model: {"assistant_model": noisy(model)},
-    "lookup": lambda _: {"prompt_lookup_num_tokens": 3},
-}
 
 
 @each
@@ -136,9 +95,10 @@ def test_code_that_is_not_known_is_not_touched():
         def _prepare_cache_for_generation(self, config, model_kwargs, generation_mode, batch_size, length):
             pass
 
-    for mixin in (Other, Nothing):
-        module = SimpleNamespace(**{**vars(utils), "GenerationMixin": mixin})
-        assert assisted_sliding_window.probe(module).name == "UNKNOWN"
+    with pytest.raises(KeyError, match="way"):  # UNKNOWN to the engine
+        assisted_sliding_window.probe(SimpleNamespace(**{**vars(utils), "GenerationMixin": Other}))
+    nothing = SimpleNamespace(**{**vars(utils), "GenerationMixin": Nothing})
+    assert assisted_sliding_window.probe(nothing).name == "UNKNOWN"
 
 
 def test_it_looks_as_it_did():

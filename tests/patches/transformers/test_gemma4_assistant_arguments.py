@@ -100,4 +100,5 @@ def test_code_that_is_not_known_is_not_touched():
         GenerationMixin=SimpleNamespace(_get_candidate_generator=choose),
         SinglePositionMultiTokenCandidateGenerator=Generator,
     )
-    assert gemma4_assistant_arguments.probe(module) is Verdict.UNKNOWN
+    with pytest.raises(TypeError, match="unexpected keyword argument 'assistant'"):  # UNKNOWN to the engine
+        gemma4_assistant_arguments.probe(module)

@@ -26,9 +26,8 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
 from zoo_hooks.patches.peft import _tiny
-from zoo_hooks.patches.peft._raised import Raised
 
 SAVE_AND_LOAD = "peft.utils.save_and_load"
 SHARD = "_maybe_shard_state_dict_for_tp"
@@ -42,9 +41,9 @@ def probe(_: ModuleType) -> Verdict:
     shard = getattr(sys.modules[SAVE_AND_LOAD], SHARD, None)
     if shard is None:  # before 0.19 nothing was sharded
         return Verdict.FIXED
-    with Raised() as raised:
+    with symptom(ImportError, SYMPTOM):
         return Verdict.FIXED if shard(torch.nn.Module(), {}, "probe") is None else Verdict.UNKNOWN
-    return Verdict.AFFECTED if raised.says(SYMPTOM) else Verdict.UNKNOWN
+    return Verdict.AFFECTED
 
 
 def repair(_: ModuleType, changes: Changes) -> None:

@@ -20,6 +20,7 @@ passed by that name, as in peft's forward pass for generation, and transformers 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType, SimpleNamespace
@@ -27,9 +28,10 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft import _tiny
-from zoo_hooks.patches.peft._renamed import NEW, OLD, cache_name
+from zoo_hooks.patches.peft import _renamed, _tiny
 
+OLD, NEW = _renamed.OLD, _renamed.NEW
+PEFT_MODEL = "peft.peft_model"
 KINDS = (
     "PeftModelForSequenceClassification",
     "PeftModelForTokenClassification",
@@ -39,10 +41,21 @@ ROUNDING = 1e-5
 
 
 def probe(module: ModuleType) -> Verdict:
-    name = cache_name()
+    if not _prefixes_are_made():
+        return Verdict.FIXED
+    name = _renamed.cache_name()
     verdicts = {_verdict(getattr(module, kind), name) for kind in KINDS}
     worst = (Verdict.UNKNOWN, Verdict.AFFECTED, Verdict.FIXED)
     return next(verdict for verdict in worst if verdict in verdicts)
+
+
+def _prefixes_are_made() -> bool:
+    """Tell whether peft gets that far: up to 0.17.1 it asks for a method that transformers 5 has no more."""
+    from transformers import DynamicCache
+
+    method, get_prompt = "from_legacy_cache", sys.modules[PEFT_MODEL].PeftModel.get_prompt
+    names = inspect.unwrap(get_prompt).__code__.co_names
+    return method not in names or "__version__" in names or hasattr(DynamicCache, method)
 
 
 class _Taking:
@@ -89,6 +102,8 @@ def canary() -> Figure:
     import torch
     from peft import PrefixTuningConfig, get_peft_model
 
+    if not _prefixes_are_made():
+        return Figure("this peft can make no prefix with this transformers", healthy=True)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model = get_peft_model(
             _tiny.llama("LlamaForTokenClassification"),
@@ -96,7 +111,7 @@ def canary() -> Figure:
         ).eval()
         text = torch.tensor([[1, 2, 3, 4]])
         seen = model(text, attention_mask=torch.ones_like(text)).logits
-        given = {"attention_mask": torch.ones(1, 6), str(cache_name()): model.get_prompt(1)}
+        given = {"attention_mask": torch.ones(1, 6), str(_renamed.cache_name()): model.get_prompt(1)}
         expected = model.get_base_model()(text, **given).logits
         gap = float((seen - expected).abs().max())
     return Figure(gap, healthy=gap < ROUNDING)
@@ -105,7 +120,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="prefix tuning for classification and question answering raises",
-    targets=("peft.peft_model",),
+    targets=(PEFT_MODEL,),
     affects=("peft>=0.18.0", "transformers>=5.24.0"),
     links=(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L1992",

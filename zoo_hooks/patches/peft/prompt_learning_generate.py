@@ -28,16 +28,16 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft import _tiny
-from zoo_hooks.patches.peft._renamed import NEW, OLD, cache_name
+from zoo_hooks.patches.peft import _renamed, _tiny
 
+OLD, NEW = _renamed.OLD, _renamed.NEW
 KINDS = ("PeftModelForCausalLM", "PeftModelForSeq2SeqLM")
 PREPARE = "prepare_inputs_for_generation"
 STEPS = 8
 
 
 def probe(module: ModuleType) -> Verdict:
-    name = cache_name()
+    name = _renamed.cache_name()
     if name is None:
         return Verdict.UNKNOWN
     verdicts = {_verdict(getattr(module, kind), name) for kind in KINDS}
@@ -49,7 +49,9 @@ def _verdict(kind: Any, name: str) -> Verdict:
     """What a class of peft makes of a cache by that name: one that is empty, and one that is filled."""
     from transformers import DynamicCache
 
-    empty, filled = DynamicCache(), SimpleNamespace(get_seq_length=lambda: 2)
+    # Up to 0.17.1 peft asks for its length, which a cache without layers cannot tell.
+    empty = type("Empty", (DynamicCache,), {"max_cache_len": None})()
+    filled = SimpleNamespace(get_seq_length=lambda: 2)
     with suppress(Exception):  # what the stand-in for a model lacks
         first, later = _prepared(kind, name, empty, first=True), _prepared(kind, name, filled, first=False)
         others = {OLD, NEW} - {name}
@@ -137,7 +139,7 @@ PATCH = Patch(
     module=__name__,
     title="generation with prompt tuning, prefix tuning and their relatives gives wrong tokens",
     targets=("peft.peft_model",),
-    affects=("peft>=0.18.0", "transformers>=5.24.0"),
+    affects=("peft>=0.17.1", "transformers>=5.24.0"),
     links=(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L2277",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L706",

@@ -26,15 +26,15 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft import _tiny
-from zoo_hooks.patches.peft._renamed import NEW, OLD, cache_name
+from zoo_hooks.patches.peft import _renamed, _tiny
 
+OLD, NEW = _renamed.OLD, _renamed.NEW
 SEED = "_seed_shadow_pre_hook"
 STEPS = 8
 
 
 def probe(module: ModuleType) -> Verdict:
-    name = cache_name()
+    name = _renamed.cache_name()
     if name is None:
         return Verdict.UNKNOWN
     both = module.ShadowCache(base=None, shadow=None)
@@ -56,15 +56,15 @@ def repair(module: ModuleType, changes: Changes) -> None:
         def seed(self: Any, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             if NEW not in kwargs or OLD in kwargs:
                 return original(self, module, args, kwargs)
-            args, kwargs = original(self, module, args, _renamed(kwargs, NEW, OLD))
-            return args, _renamed(kwargs, OLD, NEW)
+            args, kwargs = original(self, module, args, _with(kwargs, NEW, OLD))
+            return args, _with(kwargs, OLD, NEW)
 
         return seed
 
     changes.wrap(module.ShadowModel, SEED, make)
 
 
-def _renamed(kwargs: dict[str, Any], name: str, other: str) -> dict[str, Any]:
+def _with(kwargs: dict[str, Any], name: str, other: str) -> dict[str, Any]:
     return {other if key == name else key: value for key, value in kwargs.items()}
 
 

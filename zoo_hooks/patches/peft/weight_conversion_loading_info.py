@@ -25,8 +25,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft._raised import Raised
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
 
 TARGET = "peft.utils.transformers_weight_conversion"
 SYMPTOM = "convert() got an unexpected keyword argument 'loading_info'"
@@ -34,18 +33,13 @@ SYMPTOM = "convert() got an unexpected keyword argument 'loading_info'"
 
 def probe(module: ModuleType) -> Verdict:
     tensors = {"probe": ["tensor"]}
-    with Raised() as raised:
+    with symptom(TypeError, SYMPTOM):
         right = _renaming(module).convert("probe", loading_info=None) == tensors
         return Verdict.FIXED if right else Verdict.UNKNOWN
-    if not raised.says(SYMPTOM):
-        return Verdict.UNKNOWN
-    with Raised() as raised:  # peft's side may have been mended instead
+    with symptom(TypeError, SYMPTOM):  # peft's side may have been mended instead
         return Verdict.FIXED if _converted(module, [1.0]) == [1.0] else Verdict.UNKNOWN
-    with Raised():  # what the repair takes apart
-        pair = _renaming(module).convert("probe")
-        if raised.says(SYMPTOM) and isinstance(pair, tuple) and pair[0] == tensors:
-            return Verdict.AFFECTED
-    return Verdict.UNKNOWN
+    pair = _renaming(module).convert("probe")  # what the repair takes apart
+    return Verdict.AFFECTED if isinstance(pair, tuple) and pair[0] == tensors else Verdict.UNKNOWN
 
 
 def _renaming(module: ModuleType) -> Any:

@@ -23,16 +23,15 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
 from zoo_hooks.patches.peft import _tiny
-from zoo_hooks.patches.peft._raised import Raised
 
 SYMPTOM = "__init__() got an unexpected keyword argument 'distributed_operation'"
 CONVERTERS = 4  # for lora_A and lora_B of gate_up_proj and down_proj
 
 
 def probe(module: ModuleType) -> Verdict:
-    with Raised() as raised:
+    with symptom(TypeError, SYMPTOM):
         operations = [module.MergeModulelist(dim=0), module.Concatenate(dim=1)]
         given = module.WeightConverter(
             ["experts.*.probe.weight"], ["experts.gate_up_proj"], operations=operations
@@ -40,7 +39,7 @@ def probe(module: ModuleType) -> Verdict:
         made = module.build_peft_weight_mapping([given], "probe")
         converters = [one for one in made if isinstance(one, module.WeightConverter)]
         return Verdict.FIXED if converters else Verdict.UNKNOWN
-    return Verdict.AFFECTED if raised.says(SYMPTOM) else Verdict.UNKNOWN
+    return Verdict.AFFECTED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

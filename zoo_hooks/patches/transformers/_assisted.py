@@ -25,7 +25,7 @@ def stand_in(module: ModuleType, **more: Any) -> Any:
 
 
 def prepare(module: ModuleType, model: Any, config: Any, mode: str | None, **model_kwargs: Any) -> Any:
-    """Return the cache that ``generate`` would use; KeyError where it asks for something else than the mode."""
+    """Return the cache that ``generate`` would use; KeyError where it does not ask for the mode."""
     name = list(inspect.signature(getattr(module.GenerationMixin, PREPARE)).parameters)[3]
     given = {"generation_mode": mode and module.GenerationMode(mode), "assistant_model": None}[name]
     getattr(model, PREPARE)(config, model_kwargs, given, 1, 16)

@@ -26,12 +26,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _assisted, _raised, _tiny, _zero_shared
+from zoo_hooks.patches.transformers import _assisted, _tiny, _zero_shared
 
 DECODE = "_assisted_decoding"
 INPUTS = "prepare_inputs_for_generation"
@@ -49,10 +50,8 @@ def probe(module: ModuleType) -> Verdict:
     if not _zero_shared.knows_sharing(cache_utils):
         return Verdict.FIXED  # models with a window have no assisted generation
     steps: list[Any] = []
-    with _raised.Raised() as raised:
+    with suppress(_Ran):
         _first_step(module, cache_utils, steps)
-    if not isinstance(raised.error, _Ran):
-        return Verdict.UNKNOWN
     (given,) = steps
     right = given["input_ids"].shape[1] == 2 and _assisted.keeps_all(_assisted.cache_of(given))  # noqa: PLR2004
     return Verdict.FIXED if right else Verdict.AFFECTED
@@ -65,13 +64,13 @@ def _first_step(module: ModuleType, cache_utils: Any, steps: list[Any]) -> None:
         steps.append({"input_ids": input_ids, **more})
         raise _Ran
 
-    guess = SimpleNamespace(get_candidates=lambda ids: (ids, None), requires_model_outputs=False)
+    guess = SimpleNamespace(get_candidates=lambda ids, *_, **__: (ids, None), requires_model_outputs=False)
     model = _assisted.stand_in(
         module,
         forward=run,
         __call__=run,
         device=module.torch.device("cpu"),
-        is_remote_code=lambda _: False,
+        is_remote_code=lambda *_: False,
         _get_candidate_generator=lambda *_, **__: guess,
     )
     cache = cache_utils.DynamicCache(config=model.config)

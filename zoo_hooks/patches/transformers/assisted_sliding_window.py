@@ -31,7 +31,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _assisted, _raised, _tiny, _zero_shared
+from zoo_hooks.patches.transformers import _assisted, _tiny, _zero_shared
 
 FULL = "dynamic_full"
 ROLLED_BACK = (_assisted.ASSISTED, "contrastive_search")
@@ -42,11 +42,10 @@ def probe(module: ModuleType) -> Verdict:
 
     if not _zero_shared.knows_sharing(cache_utils):
         return Verdict.FIXED  # no layers with a window
-    with _raised.Raised() as raised:
-        model, looked_up = _assisted.stand_in(module), module.GenerationConfig(prompt_lookup_num_tokens=3)
-        draft = _assisted.prepare(module, model, _of_draft_model(module), None)
-        main = _assisted.prepare(module, model, looked_up, _assisted.ASSISTED)
-    if raised.error or draft is None:
+    model, looked_up = _assisted.stand_in(module), module.GenerationConfig(prompt_lookup_num_tokens=3)
+    draft = _assisted.prepare(module, model, _of_draft_model(module), None)
+    main = _assisted.prepare(module, model, looked_up, _assisted.ASSISTED)
+    if draft is None:
         return Verdict.UNKNOWN
     kept = main is not None and _assisted.keeps_all(main) and _assisted.keeps_all(draft)
     return Verdict.FIXED if kept else Verdict.AFFECTED

@@ -25,10 +25,11 @@ from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Patch, Verdict
-from zoo_hooks.patches.transformers import _raised, _tiny
+from zoo_hooks.model import Patch, Verdict, symptom
+from zoo_hooks.patches.transformers import _tiny
 
 GENERATOR = "SinglePositionMultiTokenCandidateGenerator"
+SYMPTOM = "missing 2 required positional arguments: 'input_ids' and 'model_kwargs'"
 NAMES = ("input_ids", "assistant_model", "target_model_input_embeddings", "generation_config", "model_kwargs")
 
 
@@ -51,20 +52,13 @@ def probe(module: ModuleType) -> Verdict:
     choose = inspect.unwrap(module.GenerationMixin._get_candidate_generator)  # noqa: SLF001
     # with another constructor in its sight, since that of earlier releases does more with what it is given
     recording = FunctionType(choose.__code__, {**choose.__globals__, GENERATOR: dict})
-    with _raised.Raised() as raised:
-        given = recording(_Model(), _Settings(), None, None, None, {}, _Assistant(), None, None)
-    if raised.error:
-        return Verdict.UNKNOWN
+    given = recording(_Model(), _Settings(), None, None, None, {}, _Assistant(), None, None)
     if "input_ids" in given:
         return Verdict.FIXED
-    with _raised.Raised() as raised:
+    with symptom(TypeError, SYMPTOM):
         generator(**given)
-    if raised.error is None:
         return Verdict.FIXED
-    asked = inspect.signature(generator).parameters.values()
-    missing = {one.name for one in asked if one.default is one.empty and one.kind is not one.VAR_KEYWORD}
-    symptom = missing.difference(given) == {"input_ids", "model_kwargs"} and "missing 2" in str(raised.error)
-    return Verdict.AFFECTED if symptom else Verdict.UNKNOWN
+    return Verdict.AFFECTED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

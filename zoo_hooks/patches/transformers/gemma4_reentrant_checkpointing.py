@@ -31,15 +31,14 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _raised, _shared_kv, _tiny
+from zoo_hooks.patches.transformers import _shared_kv, _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
     names = _shared_kv.attention_names(module)
     if "shared_kv_states" in names:
-        with _raised.Raised() as raised:
-            reentrant = _shared_kv.stays_reentrant(module.PreTrainedModel)
-        return Verdict.UNKNOWN if raised.error else Verdict.AFFECTED if reentrant else Verdict.FIXED
+        reentrant = _shared_kv.stays_reentrant(module.PreTrainedModel)
+        return Verdict.AFFECTED if reentrant else Verdict.FIXED
     # Shared through the cache, which checkpointing takes away: no reentrant layer uses shared K/V.
     return Verdict.FIXED if "kv_shared_layer_index" in names else Verdict.UNKNOWN
 
