@@ -90,13 +90,18 @@ def logits(model, name, *, use_cache=False):
         return {"logits": text(error)}
 
 
+@functools.cache
+def _made(make):
+    return make()
+
+
 def build(name):
-    return MODELS[name].build()
+    return copy.deepcopy(_made(MODELS[name].build))
 
 
 def reference(name):
     """A model that a right upstream computes as this one should be."""
-    return (MODELS[name].reference or MODELS[name].build)()
+    return copy.deepcopy(_made(MODELS[name].reference or MODELS[name].build))
 
 
 def called_as_upstream(function, args, kwargs):
@@ -223,9 +228,10 @@ def adapted(option, model, name):
     return made
 
 
-def handed(model, name):
-    """What the model hands one module of each repaired class, without a cache."""
-    seen = {}
+@functools.cache
+def handed(name):
+    """What a model hands one module of each repaired class, without a cache."""
+    model, seen = build(name), {}
 
     def hook(kind):
         def note(_, args, kwargs):
@@ -260,7 +266,7 @@ def by_part(name, run):
         except Exception as error:  # noqa: BLE001 - it is compared
             return text(error)
 
-    return {kind: tried(*given) for kind, given in handed(build(name), name).items()}
+    return {kind: tried(*given) for kind, given in handed(name).items()}
 
 
 def mapped(change, *some):
@@ -345,11 +351,18 @@ CHANGING = {"steered": steered, **{option: functools.partial(adapted, option) fo
 """What makes it another model, of which there is a reference too."""
 
 
+SAME = {}
+"""What models give with a cache, by which all releases share K/V, if they are their own reference."""
+
+
 def seen(how, name):
     """What comes out, by part."""
     try:
         if how in CHANGING:
-            return logits(CHANGING[how](build(name), name), name)
+            model = CHANGING[how](build(name), name)
+            if not MODELS[name].reference:
+                SAME[how, name] = logits(model, name, use_cache=True)["logits"]
+            return logits(model, name)
         return {**BY_MODEL, **BY_PART}[how](name)
     except Exception as error:  # noqa: BLE001 - it is compared
         return {"": text(error)}
@@ -357,7 +370,9 @@ def seen(how, name):
 
 @functools.cache
 def expected(how, name):
-    """What is right of a part, if that is known; with a cache, by which all releases share K/V."""
+    """What is right of a part, if that is known."""
+    if (how, name) in SAME:
+        return SAME[how, name]
     if how in CHANGING:
         return logits(CHANGING[how](reference(name), name), name, use_cache=True)["logits"]
     return logits(reference(name), name, use_cache=True)["logits"] if how in BY_MODEL else None
