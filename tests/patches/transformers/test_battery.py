@@ -421,9 +421,8 @@ def rank(number, folder, ready):
     for (name, how), (some, idle) in ready.items():
         if how == "checkpointed":
             some.gradient_checkpointing_enable({})
-        # DDP finds in the next step what has no gradient
-        shared = torch.nn.parallel.DistributedDataParallel(some, **({"find_unused_parameters": True} if idle else {}))
-        for _ in range(3):
+        shared = torch.nn.parallel.DistributedDataParallel(some, find_unused_parameters=idle)
+        for _ in range(3):  # what has no gradient raises in the second
             seen[name, how] = backward(shared, name, rows(name)[number : number + 1])
     torch.save(seen, f"{folder}/{number}")
 
@@ -441,8 +440,8 @@ def distributed(tmp_path_factory):
 
 @every_model
 def test_two_processes_have_the_gradients_of_one(name, distributed):
-    """Each on a row of its own, together those of both rows at once; checkpointed too if it shares K/V. DDP is
-    given its default arguments, if upstream gives every parameter a gradient.
+    """Each on a row of its own, together those of both rows at once; checkpointed too if it shares K/V.
+    DDP has its default arguments where upstream gives every parameter a gradient.
     """
     expected = backward(trainable(name), name, rows(name))
     least = MODELS[name].least

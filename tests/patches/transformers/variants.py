@@ -262,7 +262,7 @@ def by_part(name, run):
     def tried(module, args, kwargs):
         try:
             with torch.no_grad(), MODELS[name].running():
-                return run(module.requires_grad_(False), args, kwargs)
+                return run(module.requires_grad_(requires_grad=False), args, kwargs)
         except Exception as error:  # noqa: BLE001 - it is compared
             return text(error)
 
@@ -344,6 +344,11 @@ def overruled(name):
     return found
 
 
+def plain(name):
+    """The model as it is."""
+    return logits(build(name), name)
+
+
 BY_MODEL = {"subclassed": subclassed, "wrapped": wrapped, "hooked": hooked, "overruled": overruled}
 """What comes out are the logits of the model as it is."""
 BY_PART = {"called": called, "on_meta": on_meta, "traced": traced}
@@ -363,7 +368,7 @@ def seen(how, name):
             if not MODELS[name].reference:
                 SAME[how, name] = logits(model, name, use_cache=True)["logits"]
             return logits(model, name)
-        return {**BY_MODEL, **BY_PART}[how](name)
+        return {"plain": plain, **BY_MODEL, **BY_PART}[how](name)
     except Exception as error:  # noqa: BLE001 - it is compared
         return {"": text(error)}
 
@@ -396,10 +401,11 @@ def without(file, changed, asked, names):
     """In a child without the hooks: cases, models as they are, and after another library came first."""
     watch([one for some in changed for one in some])
     found = {"cases": {case: seen(*case) for case in asked}}
-    found["plain"] = {name: logits(build(name), name) for name in names}
+    found["plain"] = {name: seen("plain", name) for name in names}
     with replaced(METHODS):
         os.environ.pop("ZOO_HOOKS")
         report = zoo_hooks.activate()
-        found["before"] = {name: logits(build(name), name) for name in names}
+        _made.cache_clear()
+        found["before"] = {name: seen("plain", name) for name in names}
         found["statuses"] = {row.id: row.status.name for row in report.rows}
     torch.save(found, file)
