@@ -218,8 +218,10 @@ class Case:
         self.patch, self.target = patch, target
         early = patch.when == "before"
         self.module = module_from_spec(find_spec(target)) if early else sys.modules[target]
-        self.right, self.places = False, {}
-        """Whether its canary is right here; and where what it repairs stands, by function."""
+        self.right, self.places, self.named = False, {}, {}
+        """Whether its canary is right here; where what it repairs stands, by function; and what of its
+        parameters is named by what then stands there.
+        """
         self.status, self.reason = self.outcome(then=self.note)
         self.called, read = asked(self.probed)
         self.asked = dict.fromkeys([*self.called, *read])
@@ -240,6 +242,9 @@ class Case:
             place, function = layer.place, innermost(layer.place.found)
             if upstreams(function) and isinstance(place.owner, (type, ModuleType)):
                 self.places.setdefault(function, []).append((place.owner, place.name))
+                made = getattr(place.current, "__func__", place.current)
+                if isinstance(made, FunctionType) and (names := parameters(made) & parameters(function)):
+                    self.named[function] = names
         with contextlib.suppress(Exception):  # some need other patches too
             self.right = self.patch.canary().healthy
 
@@ -334,6 +339,8 @@ class Case:
         if self.status is Status.FAILED:
             return {"as it stands": self.reason}
         found = {world: self.fault(world, enter) for world, enter in self.worlds()}
+        for function, names in {} if self.right else self.named.items():  # nothing else shows it
+            found[f"{function.__qualname__}, as it is repaired"] = f"names {sorted(names)}"
         for how in ("renamed", "decorated"):
             if found.get(f"{ALL}, {how}") and len(self.places) > 1:  # which of them
                 for function in self.places:

@@ -205,6 +205,7 @@ SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
 PATCHES = {
     "adapter-floor-unreleased": ("vision-lora",),
     "adapter-sharding-import": ("vision-lora",),
+    "assisted-given-cache": ("unshared", "31b", "e2b", "e4b"),
     "assisted-sliding-window": ("unshared", "31b", "e2b", "e4b"),
     "attn-mask-utils-gone": ("unshared",),
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
@@ -262,13 +263,15 @@ CANNOT = [
         ("4bit", "4bit-loaded", "4bit-bare", "vision-4bit-default", "vision-4bit", "unified-4bit"),
         "4bit-loaded",
     ),
-    ("static_cache", "transformers", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
+    ("static_cache", "transformers<5.24.0", ("e2b-autocast", "audio-autocast"), "e2b-autocast"),
     ("static_cache", "transformers<5.23.0", ("unified-4bit",), "unified-4bit"),
     ("resuming", "transformers==5.5.0", ("gemma3n", "gemma3n-fp16"), "gemma3n"),
     ("compiled", "transformers==5.5.0", SEEING, "vision"),
+    ("compiled", "transformers>=5.24.0", ("vision-4bit-default", "vision-4bit"), "vision-4bit-default"),
 ]
 """What upstream cannot do, with or without the hooks: activity, releases, models, and the model of which
 the same is asked without the hooks. In this order: save a model that was loaded in 4 bits; trace a
 bitsandbytes layer; give a static cache what autocast made of keys and values; see with a static cache as with
 one that grows, if unified and packed to 4 bits; load what a Trainer saved of Gemma-3n, under other names;
-trace checks with messages of their own."""
+trace checks with messages of their own; pack a layer to 4 bits that gets the patches which a mask leaves, for
+bitsandbytes asks whether there are any."""

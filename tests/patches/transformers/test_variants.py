@@ -6,6 +6,7 @@ A number that is finite and wrong is neither, nor is an error that upstream does
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -52,6 +53,7 @@ BESIDE = {
 @pytest.fixture(scope="module")
 def both(request, tmp_path_factory):
     """What comes out of each chosen case; and without the hooks of those that do not come out right."""
+    gc.freeze()  # tracing collects garbage often
     chosen = [item.callspec.params["case"] for item in request.session.items if item.function is TEST]
     found = {case: variants.seen(*case) for case in chosen}
     asked = [case for case in chosen if set(found[case]) != set(right(case, found[case]))]
@@ -62,12 +64,13 @@ def both(request, tmp_path_factory):
 
 
 def right(case, found):
-    """The parts that come out right, as far as that is known."""
-    expected, error = variants.expected(*case), MODELS[case[1]].error
+    """The parts that come out right, as far as that is known; an error never does."""
+    outcomes = {part: value for part, value in found.items() if isinstance(value, torch.Tensor)}
+    expected = variants.expected(*case) if outcomes else None
     return [
         part
-        for part, value in found.items()
-        if expected is not None and variants.near(value, expected, error)
+        for part, value in outcomes.items()
+        if expected is not None and variants.near(value, expected, MODELS[case[1]].error)
     ]
 
 
@@ -94,9 +97,9 @@ TEST = test_what_comes_out_is_right_or_what_upstream_gives
 @pytest.mark.parametrize("name", NAMES)
 def test_where_others_came_first_it_is_right_or_as_they_have_it(name, both):
     """Methods of all repaired classes were replaced by another library's before zoo-hooks came."""
-    before, plain = both[1]["before"][name]["logits"], both[1]["plain"][name]["logits"]
-    right = variants.near(before, variants.expected("hooked", name), MODELS[name].error)
-    assert right or variants.near(before, plain, 0.0), (said(before), said(plain))
+    before, plain = (next(iter(both[1][when][name].values())) for when in ("before", "plain"))
+    known = {"logits"} == set(right(("hooked", name), {"logits": before}))
+    assert known or variants.near(before, plain, 0.0), (said(before), said(plain))
 
 
 def test_no_patch_fails_where_others_came_first(both):

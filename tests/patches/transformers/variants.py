@@ -90,13 +90,18 @@ def logits(model, name, *, use_cache=False):
         return {"logits": text(error)}
 
 
+@functools.cache
+def _made(make):
+    return make()
+
+
 def build(name):
-    return MODELS[name].build()
+    return copy.deepcopy(_made(MODELS[name].build))
 
 
 def reference(name):
     """A model that a right upstream computes as this one should be."""
-    return (MODELS[name].reference or MODELS[name].build)()
+    return copy.deepcopy(_made(MODELS[name].reference or MODELS[name].build))
 
 
 def called_as_upstream(function, args, kwargs):
@@ -223,9 +228,10 @@ def adapted(option, model, name):
     return made
 
 
-def handed(model, name):
-    """What the model hands one module of each repaired class, without a cache."""
-    seen = {}
+@functools.cache
+def handed(name):
+    """What a model hands one module of each repaired class, without a cache."""
+    model, seen = build(name), {}
 
     def hook(kind):
         def note(_, args, kwargs):
@@ -256,11 +262,11 @@ def by_part(name, run):
     def tried(module, args, kwargs):
         try:
             with torch.no_grad(), MODELS[name].running():
-                return run(module.requires_grad_(False), args, kwargs)
+                return run(module.requires_grad_(requires_grad=False), args, kwargs)
         except Exception as error:  # noqa: BLE001 - it is compared
             return text(error)
 
-    return {kind: tried(*given) for kind, given in handed(build(name), name).items()}
+    return {kind: tried(*given) for kind, given in handed(name).items()}
 
 
 def mapped(change, *some):
@@ -338,6 +344,11 @@ def overruled(name):
     return found
 
 
+def plain(name):
+    """The model as it is."""
+    return logits(build(name), name)
+
+
 BY_MODEL = {"subclassed": subclassed, "wrapped": wrapped, "hooked": hooked, "overruled": overruled}
 """What comes out are the logits of the model as it is."""
 BY_PART = {"called": called, "on_meta": on_meta, "traced": traced}
@@ -345,19 +356,28 @@ CHANGING = {"steered": steered, **{option: functools.partial(adapted, option) fo
 """What makes it another model, of which there is a reference too."""
 
 
+SAME = {}
+"""What models give with a cache, by which all releases share K/V, if they are their own reference."""
+
+
 def seen(how, name):
     """What comes out, by part."""
     try:
         if how in CHANGING:
-            return logits(CHANGING[how](build(name), name), name)
-        return {**BY_MODEL, **BY_PART}[how](name)
+            model = CHANGING[how](build(name), name)
+            if not MODELS[name].reference:
+                SAME[how, name] = logits(model, name, use_cache=True)["logits"]
+            return logits(model, name)
+        return {"plain": plain, **BY_MODEL, **BY_PART}[how](name)
     except Exception as error:  # noqa: BLE001 - it is compared
         return {"": text(error)}
 
 
 @functools.cache
 def expected(how, name):
-    """What is right of a part, if that is known; with a cache, by which all releases share K/V."""
+    """What is right of a part, if that is known."""
+    if (how, name) in SAME:
+        return SAME[how, name]
     if how in CHANGING:
         return logits(CHANGING[how](reference(name), name), name, use_cache=True)["logits"]
     return logits(reference(name), name, use_cache=True)["logits"] if how in BY_MODEL else None
@@ -381,10 +401,11 @@ def without(file, changed, asked, names):
     """In a child without the hooks: cases, models as they are, and after another library came first."""
     watch([one for some in changed for one in some])
     found = {"cases": {case: seen(*case) for case in asked}}
-    found["plain"] = {name: logits(build(name), name) for name in names}
+    found["plain"] = {name: seen("plain", name) for name in names}
     with replaced(METHODS):
         os.environ.pop("ZOO_HOOKS")
         report = zoo_hooks.activate()
-        found["before"] = {name: logits(build(name), name) for name in names}
+        _made.cache_clear()
+        found["before"] = {name: seen("plain", name) for name in names}
         found["statuses"] = {row.id: row.status.name for row in report.rows}
     torch.save(found, file)
