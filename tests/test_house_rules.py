@@ -160,6 +160,18 @@ def test_a_canary_swallows_nothing_that_a_repair_may_raise(patch):
         assert not BUILT_IN & set(caught(function)), function.name
 
 
+@every_patch
+def test_a_probe_takes_no_error_of_its_own_call_for_the_symptom(patch):
+    """It catches nothing built-in but through symptom(), with words of the bug's own; others are UNKNOWN."""
+    tree = ast.parse(inspect.getsource(inspect.getmodule(patch.probe)))
+    for function in reached(tree, patch.probe.__name__):
+        assert not BUILT_IN & set(caught(function)), function.name
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call) and names_in(call.func)[-1:] == ["symptom"]:
+                words = call.args[1]
+                assert isinstance(words, ast.Name) or len(words.value.split()) > 1, ast.unparse(call)
+
+
 def test_what_a_canary_catches_is_seen_in_each_form():
     """Handlers, suppress under any name of its module, what catches everything; and classes of one's own."""
     source = """

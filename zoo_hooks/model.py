@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from zoo_hooks.changes import Changes
 
@@ -34,17 +35,24 @@ class Status(enum.Enum):
 
 
 @contextmanager
-def symptom(kind: type[Exception], words: str) -> Iterator[None]:
+def symptom(kind: type[Exception], words: str, by: Callable[..., Any] | None = None) -> Iterator[None]:
     """For probes: end the block at the error by which a bug is known, and at no other.
 
     An upstream renames parameters, moves names, raises other errors: what a probe's own call has caused must
-    not pass for the bug. So the error has to hold these words of the bug's own. Any other goes on, and the
-    engine takes it for UNKNOWN.
+    not pass for the bug. So the error has to hold these words of the bug's own and, where they could be
+    anybody's, to be raised in the code of ``by`` itself. Any other goes on, and the engine takes it for
+    UNKNOWN.
     """
     try:
         yield
     except kind as error:
-        if words not in str(error):
+        trace = error.__traceback__
+        while trace and trace.tb_next:
+            trace = trace.tb_next
+        elsewhere = (
+            by and trace and trace.tb_frame.f_code is not getattr(inspect.unwrap(by), "__code__", None)
+        )
+        if words not in str(error) or elsewhere:
             raise
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -58,14 +57,12 @@ def probe(module: ModuleType) -> Verdict:
     name = NEW if NEW in inspect.signature(create_causal_mask).parameters else OLD
     attention = _Attention(name)
     asks = getattr(module, "is_cached_attention_module", None) or module.is_attention_module
-    with suppress(Exception):  # what the stand-in lacks
-        found = asks(attention)
-        _, given = getattr(sys.modules[KV_CACHE], HOOK)(attention, (), {name: "cache"})
-        if found and attention.seen == ["cache"] and given == {name: attention.kv_cache}:
-            return Verdict.FIXED
-        if not found or (name in given and given[name] is not attention.kv_cache):
-            return Verdict.AFFECTED
-    return Verdict.UNKNOWN
+    found = asks(attention)
+    _, given = getattr(sys.modules[KV_CACHE], HOOK)(attention, (), {name: "cache"})
+    if found and attention.seen == ["cache"] and given == {name: attention.kv_cache}:
+        return Verdict.FIXED
+    lost = not found or (name in given and given[name] is not attention.kv_cache)
+    return Verdict.AFFECTED if lost else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -37,6 +37,10 @@ GEMMA4 = "transformers.models.gemma4.modeling_gemma4"
 ROUNDING = 1e-4  # of fp32, when an adapter is merged
 
 
+class _Reached(Exception):
+    """Raised where the probe has seen enough."""
+
+
 def probe(_: ModuleType) -> Verdict:
     import torch
     from peft.tuners.lora.config import LoraConfig  # peft itself may still be loading
@@ -53,7 +57,7 @@ def probe(_: ModuleType) -> Verdict:
 
     def create(_config: Any, _name: str, target: Any, **_: Any) -> Any:
         seen.append(target)
-        return target
+        raise _Reached
 
     tuner = SimpleNamespace(
         model=parent,
@@ -61,7 +65,7 @@ def probe(_: ModuleType) -> Verdict:
         _create_new_module=create,
         _replace_module=lambda *_: None,
     )
-    with suppress(Exception):  # what the stand-in for a tuner lacks
+    with suppress(_Reached):
         sys.modules[LORA].LoraModel._create_and_replace(  # noqa: SLF001 - what the repair wraps
             tuner, LoraConfig(), "probe", wrapper, "q_proj", parent, current_key="q_proj"
         )

@@ -58,6 +58,10 @@ def _prefixes_are_made() -> bool:
     return method not in names or "__version__" in names or hasattr(DynamicCache, method)
 
 
+class _Reached(Exception):
+    """Raised where the probe has seen enough."""
+
+
 class _Taking:
     """Stands in for a model whose forward takes a cache by that name."""
 
@@ -68,6 +72,7 @@ class _Taking:
 
     def __call__(self, **_: Any) -> None:
         self.called.append(self)
+        raise _Reached
 
 
 def _verdict(kind: Any, name: str | None) -> Verdict:
@@ -77,7 +82,7 @@ def _verdict(kind: Any, name: str | None) -> Verdict:
         base_model=base, get_prompt=lambda *_, **__: "prefix", transformer_backbone_name="backbone"
     )
     vars(base)["get_submodule"] = lambda _: backbone
-    with suppress(Exception):  # what the stand-ins lack, such as outputs
+    with suppress(_Reached):
         kind._prefix_tuning_forward(base_model, input_ids=SimpleNamespace(shape=(1, 3)))  # noqa: SLF001
     return {(base,): Verdict.FIXED, (backbone,): Verdict.AFFECTED}.get(tuple(called), Verdict.UNKNOWN)
 

@@ -22,7 +22,6 @@ old name itself, as code from the Hub may, is left alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -52,14 +51,11 @@ def _verdict(kind: Any, name: str) -> Verdict:
     # Up to 0.17.1 peft asks for its length, which a cache without layers cannot tell.
     empty = type("Empty", (DynamicCache,), {"max_cache_len": None})()
     filled = SimpleNamespace(get_seq_length=lambda: 2)
-    with suppress(Exception):  # what the stand-in for a model lacks
-        first, later = _prepared(kind, name, empty, first=True), _prepared(kind, name, filled, first=False)
-        others = {OLD, NEW} - {name}
-        if others & {*first, *later}:
-            return Verdict.AFFECTED
-        if name in first and later.get(name) is filled:
-            return Verdict.FIXED
-    return Verdict.UNKNOWN
+    first, later = _prepared(kind, name, empty, first=True), _prepared(kind, name, filled, first=False)
+    others = {OLD, NEW} - {name}
+    if others & {*first, *later}:
+        return Verdict.AFFECTED
+    return Verdict.FIXED if name in first and later.get(name) is filled else Verdict.UNKNOWN
 
 
 def _prepared(kind: Any, name: str, cache: Any, *, first: bool) -> dict[str, Any]:

@@ -20,7 +20,6 @@ Models that had got their adapter before zoo-hooks was activated stay as they ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -38,17 +37,14 @@ def probe(module: ModuleType) -> Verdict:
     if name is None:
         return Verdict.UNKNOWN
     both = module.ShadowCache(base=None, shadow=None)
-    with suppress(Exception):  # what the stand-in for a model lacks
-        model = SimpleNamespace(
-            _unpack_past_key_values=module.ShadowModel._unpack_past_key_values,  # noqa: SLF001
-            _shadow_path_active=lambda: False,
-        )
-        _, given = getattr(module.ShadowModel, SEED)(model, None, (), {name: both})
-        if given == {name: None}:
-            return Verdict.FIXED
-        if given == {name: both}:
-            return Verdict.AFFECTED
-    return Verdict.UNKNOWN
+    model = SimpleNamespace(
+        _unpack_past_key_values=module.ShadowModel._unpack_past_key_values,  # noqa: SLF001
+        _shadow_path_active=lambda: False,
+    )
+    _, given = getattr(module.ShadowModel, SEED)(model, None, (), {name: both})
+    if given == {name: None}:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if given == {name: both} else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -26,8 +26,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Patch, Verdict
-from zoo_hooks.patches.transformers import _raised, _tiny
+from zoo_hooks.model import Patch, Verdict, symptom
+from zoo_hooks.patches.transformers import _tiny
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -36,18 +36,14 @@ def probe(module: ModuleType) -> Verdict:
         return Verdict.FIXED  # layers find out by themselves
     if not isinstance(modes, property) or not modes.fget:
         return Verdict.UNKNOWN
-    with _raised.Raised() as raised:
-        alone = modes.fget(_text(0))
-    if raised.error or alone not in ([None] * 4, [None, None, "store", "store"]):
+    alone = modes.fget(_text(0))
+    if alone not in ([None] * 4, [None, None, "store", "store"]):
         return Verdict.UNKNOWN
-    with _raised.Raised() as raised:
-        seen = modes.fget(_text(4))
-    if raised.error:
-        symptom = raised.by(modes.fget, ValueError, "layer types")
-        return Verdict.AFFECTED if symptom else Verdict.UNKNOWN
-    if seen != ["reuse"] * 4:
-        return Verdict.UNKNOWN
-    return Verdict.FIXED if any(alone) else Verdict.AFFECTED
+    with symptom(ValueError, "layer types", by=modes.fget):
+        if modes.fget(_text(4)) != ["reuse"] * 4:
+            return Verdict.UNKNOWN
+        return Verdict.FIXED if any(alone) else Verdict.AFFECTED
+    return Verdict.AFFECTED
 
 
 def _text(shared: int) -> Any:

@@ -24,8 +24,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _raised, _tiny
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
+from zoo_hooks.patches.transformers import _tiny
 
 SLICER = "_maybe_slice_kv_shared_inputs"
 
@@ -35,12 +35,11 @@ def probe(module: ModuleType) -> Verdict:
     if slicer is None:
         return Verdict.FIXED
     model = SimpleNamespace(config=SimpleNamespace(_attn_implementation="eager"))
-    with _raised.Raised() as raised:  # by position, for the last one, the cache, has had two names
+    with symptom(TypeError, "'NoneType' object is not subscriptable", by=slicer):
+        # by position, for the last one, the cache, has had two names
         slicer(model, module.torch.zeros(1, 2, 1), None, {}, {}, 1, None)
-    if raised.error is None:
         return Verdict.FIXED
-    symptom = raised.by(slicer, TypeError, "'NoneType' object is not subscriptable")
-    return Verdict.AFFECTED if symptom else Verdict.UNKNOWN
+    return Verdict.AFFECTED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

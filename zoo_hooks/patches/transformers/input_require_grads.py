@@ -26,7 +26,6 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _calls
 
 
 class _NoEmbeddingsError(NotImplementedError):
@@ -35,11 +34,11 @@ class _NoEmbeddingsError(NotImplementedError):
 
 def probe(module: ModuleType) -> Verdict:
     model = _two_parts(module)
-    _, error = _calls.tried(model.enable_input_require_grads)
-    if isinstance(error, _NoEmbeddingsError):
-        return Verdict.AFFECTED
-    hooks = len(model.embeddings._forward_hooks)  # noqa: SLF001
-    return Verdict.FIXED if error is None and hooks == 1 else Verdict.UNKNOWN
+    with suppress(_NoEmbeddingsError):
+        model.enable_input_require_grads()
+        hooks = len(model.embeddings._forward_hooks)  # noqa: SLF001
+        return Verdict.FIXED if hooks == 1 else Verdict.UNKNOWN
+    return Verdict.AFFECTED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

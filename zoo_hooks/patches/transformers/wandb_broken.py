@@ -27,6 +27,7 @@ import builtins
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
@@ -34,7 +35,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _broken, _calls
+from zoo_hooks.patches.transformers import _broken
 
 
 class _BrokenError(Exception):
@@ -47,10 +48,9 @@ def probe(module: ModuleType) -> Verdict:
         return Verdict.UNKNOWN
     if "wandb" not in (*asks.__code__.co_names, *asks.__code__.co_consts):
         return _broken.passing(asks)
-    answer, error = _calls.tried(_with_broken_wandb(asks))
-    if error is not None and not isinstance(error, _BrokenError):
-        return Verdict.UNKNOWN
-    return Verdict.AFFECTED if error or answer else Verdict.FIXED
+    with suppress(_BrokenError):
+        return Verdict.AFFECTED if _with_broken_wandb(asks)() else Verdict.FIXED
+    return Verdict.AFFECTED
 
 
 def _with_broken_wandb(asks: FunctionType) -> FunctionType:

@@ -29,22 +29,19 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
 
 OLD, NEW = "guided_decoding", "structured_outputs"
 LIMIT = "truncate_prompt_tokens"
 
 
 def probe(module: ModuleType) -> Verdict:
-    from zoo_hooks.patches.transformers._calls import tried
-
     if not hasattr(module, "GuidedDecodingParams"):  # there is no vLLM, or TRL knows the new name
         return Verdict.FIXED
-    _, error = tried(lambda: module.SamplingParams(**{OLD: None}))
-    if error is None:
+    with symptom(TypeError, f"unexpected keyword argument '{OLD}'"):
+        module.SamplingParams(**{OLD: None})
         return Verdict.FIXED
-    refused = isinstance(error, TypeError) and f"'{OLD}'" in str(error)
-    return Verdict.AFFECTED if refused and hasattr(module.SamplingParams, NEW) else Verdict.UNKNOWN
+    return Verdict.AFFECTED if hasattr(module.SamplingParams, NEW) else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
 
 OLD, NEW = "GuidedDecodingParams", "StructuredOutputsParams"
 REFUSAL = "none are specified"
@@ -35,14 +35,15 @@ CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_
 def probe(module: ModuleType) -> Verdict:
     if hasattr(module, OLD) or not _trl_knows_the_old_name_only():
         return Verdict.FIXED
-    known = hasattr(module, NEW) and _refusal_of_an_empty_one(module) in (None, REFUSAL)
-    return Verdict.AFFECTED if known else Verdict.UNKNOWN
+    if not hasattr(module, NEW):
+        return Verdict.UNKNOWN
+    _refuses_an_empty_one(module)  # raises what else there is to say against it
+    return Verdict.AFFECTED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
     new = getattr(module, NEW)
-    refused = _refusal_of_an_empty_one(module) == REFUSAL
-    changes.replace(module, OLD, _none_where_empty(new) if refused else new)
+    changes.replace(module, OLD, _none_where_empty(new) if _refuses_an_empty_one(module) else new)
 
 
 def canary() -> Figure:
@@ -62,14 +63,12 @@ def _trl_knows_the_old_name_only() -> bool:
     return False
 
 
-def _refusal_of_an_empty_one(module: ModuleType) -> str | None:
-    """None where the new class can be made without a constraint; REFUSAL where it says that it wants one."""
-    from zoo_hooks.patches.transformers._calls import tried
-
-    _, error = tried(getattr(module, NEW))
-    if error is None:
-        return None
-    return REFUSAL if REFUSAL in str(error) else repr(error)
+def _refuses_an_empty_one(module: ModuleType) -> bool:
+    """Tell whether the new class wants a constraint."""
+    with symptom(ValueError, REFUSAL):
+        getattr(module, NEW)()
+        return False
+    return True
 
 
 def _none_where_empty(new: Any) -> Any:
