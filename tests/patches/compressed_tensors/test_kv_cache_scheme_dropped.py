@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import json
@@ -17,7 +18,7 @@ from compressed_tensors.quantization import (
     QuantizationScheme,
     apply_quantization_config,
 )
-from conftest import python, recorded
+from conftest import recorded
 from safetensors.torch import save_file
 from torch._dynamo.testing import CompileCounter
 
@@ -233,31 +234,29 @@ def test_one_that_asks_for_the_new_name_is_left_alone(monkeypatch):
         assert patch.probe(types.SimpleNamespace(is_attention_module=asks)) is Verdict.AFFECTED
 
 
-@pytest.mark.parametrize(("hooks", "status"), [("0", "NOT_NEEDED"), ("1", "APPLIED")])
-def test_another_tools_repair_before_or_after_does_no_harm(hooks, status):
-    """One that replaces both functions by those that ask for the new name."""
-    told = python(
-        f"""
-import inspect, os, sys
-import compressed_tensors.quantization.lifecycle.initialize as place
-import compressed_tensors.quantization.lifecycle.apply as copied
-import compressed_tensors.modeling.kvcache as kv_cache
-name = "is_cached_attention_module" if hasattr(place, "is_cached_attention_module") else "is_attention_module"
-def asks(module, original=getattr(place, name)):
-    return original(module) or "cache" in inspect.signature(module.forward).parameters
-def hook(module, args, kwargs):
-    module.kv_cache.add_past_key_values(kwargs.get("cache"))
-    return args, {{**kwargs, "cache": module.kv_cache}}
-for module in (place, copied):
-    setattr(module, name, asks)
-kv_cache._kv_cache_attention_hook = hook
-import zoo_hooks
-os.environ["ZOO_HOOKS"] = "1"
-zoo_hooks.init(); zoo_hooks.activate()
-assert zoo_hooks.report()[{PATCH!r}].status.name == {status!r}
-from zoo_hooks.patches.compressed_tensors import kv_cache_scheme_dropped
-print(kv_cache_scheme_dropped.canary().healthy)
-""",
-        ZOO_HOOKS=hooks,
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_another_tools_repair_before_or_after_does_no_harm(first, monkeypatch):
+    """One that replaces both functions by those that ask for the new name; before us it is seen."""
+    place, kv_cache = sys.modules[patch.INITIALIZE], sys.modules[patch.KV_CACHE]
+    name = next(
+        name for name in ("is_cached_attention_module", "is_attention_module") if hasattr(place, name)
     )
-    assert told.split() == ["True"]
+
+    original = getattr(place, name)
+
+    def asks(module):
+        return original(module) or "cache" in inspect.signature(module.forward).parameters
+
+    def hook(module, args, kwargs):
+        module.kv_cache.add_past_key_values(kwargs.get("cache"))
+        return args, {**kwargs, "cache": module.kv_cache}
+
+    with (
+        zoo_hooks.disabled(PATCH) if first == "theirs" else contextlib.nullcontext(),
+        monkeypatch.context() as own,
+    ):
+        for module in (place, sys.modules["compressed_tensors.quantization.lifecycle.apply"]):
+            own.setattr(module, name, asks)
+        own.setattr(kv_cache, patch.HOOK, hook)
+        assert patch.probe(place) is Verdict.FIXED
+        assert patch.canary().healthy

@@ -41,6 +41,7 @@ def old_name(kind):
                 prepared["past_key_values"] = prepared.pop("cache")
             return prepared
 
+    OldName.__name__ = kind.__name__  # an error may name it
     return OldName
 
 

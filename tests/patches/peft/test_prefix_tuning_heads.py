@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 
@@ -9,7 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import python, recorded
+from conftest import recorded
 from prompts import METHODS, SIZES, TEXT, VIRTUAL, config, trained
 from torch._dynamo.testing import CompileCounter
 
@@ -142,39 +143,27 @@ def test_a_peft_that_can_make_no_prefix_is_left_alone(monkeypatch):
         assert patch.canary().healthy
 
 
-TOOL = """
-import inspect, types
-import peft.peft_model as place
-def mend():
-    stand_in = types.ModuleType("inspect")
-    vars(stand_in).update(vars(inspect))
-    def signature(function, original=place.inspect.signature):
-        given = original(function)
-        if "past_key_values" in given.parameters or "cache" not in given.parameters:
-            return given
-        named = [one.replace(name="past_key_values") if one.name == "cache" else one
-                 for one in given.parameters.values()]
-        return given.replace(parameters=named)
-    stand_in.signature = signature
-    place.inspect = stand_in
-"""
+def asks_for_either(function, original=inspect.signature):
+    """What another tool makes ``signature`` in peft's module."""
+    given = original(function)
+    if "past_key_values" in given.parameters or "cache" not in given.parameters:
+        return given
+    named = [
+        one.replace(name="past_key_values") if one.name == "cache" else one
+        for one in given.parameters.values()
+    ]
+    return given.replace(parameters=named)
 
 
-@pytest.mark.parametrize(("hooks", "status"), [("0", "NOT_NEEDED"), ("1", "APPLIED")])
-def test_another_tools_repair_before_or_after_does_no_harm(hooks, status):
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_another_tools_repair_before_or_after_does_no_harm(first, monkeypatch):
     """One of the same kind; before us it is seen."""
-    told = python(
-        f"""
-import os
-{TOOL}
-mend()
-import zoo_hooks
-os.environ["ZOO_HOOKS"] = "1"
-zoo_hooks.init(); zoo_hooks.activate()
-assert zoo_hooks.report()[{PATCH!r}].status.name == {status!r}
-from zoo_hooks.patches.peft import prefix_tuning_heads
-print(prefix_tuning_heads.canary().healthy)
-""",
-        ZOO_HOOKS=hooks,
-    )
-    assert told.split() == ["True"]
+    with (
+        zoo_hooks.disabled(PATCH) if first == "theirs" else contextlib.nullcontext(),
+        monkeypatch.context() as own,
+    ):
+        own.setattr(
+            MODULE, "inspect", types.SimpleNamespace(**{**vars(inspect), "signature": asks_for_either})
+        )
+        assert patch.probe(MODULE) is Verdict.FIXED
+        assert patch.canary().healthy

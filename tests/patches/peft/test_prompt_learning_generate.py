@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import textwrap
 import threading
@@ -11,7 +12,7 @@ import peft
 import prompts
 import pytest
 import torch
-from conftest import python, recorded
+from conftest import recorded
 from prompts import METHODS, WAYS, generate, outcome, prompted, recomputed
 
 import zoo_hooks
@@ -177,17 +178,19 @@ def test_what_the_probe_does_not_know_is_unknown():
         assert patch.probe(module(kind, KINDS[1])) is Verdict.UNKNOWN
 
 
-TOOL = """
-import peft.peft_model
 def mend():
-    for kind in (peft.peft_model.PeftModelForCausalLM, peft.peft_model.PeftModelForSeq2SeqLM):
+    """Another tool's repair, which changes the model for the time of a call."""
+    for kind in KINDS:
+
         def prepare(self, *args, original=kind.prepare_inputs_for_generation, **kwargs):
             base = self.base_model_prepare_inputs_for_generation
+
             def renamed(*args, **kwargs):
                 given = base(*args, **kwargs)
                 if "cache" in given:
                     given["past_key_values"] = given.pop("cache")
                 return given
+
             vars(self)["base_model_prepare_inputs_for_generation"] = renamed
             try:
                 given = original(self, *args, **kwargs)
@@ -196,27 +199,21 @@ def mend():
             if "past_key_values" in given:
                 given["cache"] = given.pop("past_key_values")
             return given
+
         kind.prepare_inputs_for_generation = prepare
-"""
 
 
-@pytest.mark.parametrize(("hooks", "status"), [("0", "NOT_NEEDED"), ("1", "APPLIED")])
-def test_another_tools_repair_before_or_after_does_no_harm(hooks, status):
-    """One that changes the model for the time of a call; before us it is seen."""
-    python(
-        f"""
-import os, sys
-sys.path.insert(0, {str(prompts.__file__).rpartition("/")[0]!r})
-{TOOL}
-mend()
-import zoo_hooks
-os.environ["ZOO_HOOKS"] = "1"
-zoo_hooks.init(); zoo_hooks.activate()
-assert zoo_hooks.report()[{PATCH!r}].status.name == {status!r}
-import prompts
-for method in ("prompt", "prefix"):
-    model = prompts.prompted("llama", method)
-    assert prompts.generate(model).equal(prompts.recomputed(model))
-""",
-        ZOO_HOOKS=hooks,
-    )
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_another_tools_repair_before_or_after_does_no_harm(first, monkeypatch):
+    """Before us it is seen, and nothing is left to repair."""
+    with (
+        zoo_hooks.disabled(PATCH) if first == "theirs" else contextlib.nullcontext(),
+        monkeypatch.context() as own,
+    ):
+        for kind in KINDS:
+            own.setattr(kind, patch.PREPARE, vars(kind)[patch.PREPARE])
+        mend()
+        assert patch.probe(MODULE) is Verdict.FIXED
+        for method in ("prompt", "prefix"):
+            model = prompted("llama", method)
+            assert generate(model).equal(recomputed(model))

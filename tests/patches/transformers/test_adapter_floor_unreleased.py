@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import types
 
@@ -134,24 +135,14 @@ def test_only_the_floor_of_5_24_over_a_peft_that_5_23_takes_is_lowered(
     assert patch.probe(module) is verdict
 
 
-@pytest.mark.parametrize(("hooks", "status"), [("0", "NOT_NEEDED"), ("1", "APPLIED")])
-def test_another_tools_floor_before_or_after_does_no_harm(hooks, status):
-    """One that sets the constant."""
-    python(
-        f"""
-        import os
-        import transformers.modeling_utils
-        place = transformers.integrations.peft
-        place.MIN_PEFT_VERSION = "0.18.0"
-        import zoo_hooks
-        os.environ["ZOO_HOOKS"] = "1"
-        zoo_hooks.init(); zoo_hooks.activate()
-        import peft
-        assert zoo_hooks.report()[{PATCH!r}].status.name == {status!r}
-        from zoo_hooks.patches.peft import _tiny
-        model = _tiny.llama()
-        model.add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
-        assert model.active_adapters() == ["default"]
-        """,
-        ZOO_HOOKS=hooks,
-    )
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_another_tools_floor_before_or_after_does_no_harm(first, monkeypatch):
+    """One that sets the constant; before us it is seen."""
+    place = transformers.integrations.peft
+    with (
+        zoo_hooks.disabled(PATCH) if first == "theirs" else contextlib.nullcontext(),
+        monkeypatch.context() as own,
+    ):
+        own.setattr(place, "MIN_PEFT_VERSION", "0.18.0")
+        assert patch.probe(place) is Verdict.FIXED
+        assert adapted().active_adapters() == ["default"]

@@ -31,57 +31,95 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _assisted, _tiny, _zero_shared
+from zoo_hooks.patches.transformers import _tiny, _zero_shared
 
+PREPARE = "_prepare_cache_for_generation"
 FULL = "dynamic_full"
-ROLLED_BACK = (_assisted.ASSISTED, "contrastive_search")
+ROLLED_BACK = ("assisted_generation", "contrastive_search")
+"""Values of GenerationMode, whose members are strings."""
 
 
 def probe(module: ModuleType) -> Verdict:
-    from transformers import cache_utils
+    from transformers import cache_utils, configuration_utils
 
     if not _zero_shared.knows_sharing(cache_utils):
         return Verdict.FIXED  # no layers with a window
-    model, looked_up = _assisted.stand_in(module), module.GenerationConfig(prompt_lookup_num_tokens=3)
-    draft = _assisted.prepare(module, model, _of_draft_model(module), None)
-    main = _assisted.prepare(module, model, looked_up, _assisted.ASSISTED)
+    config_class = (
+        getattr(configuration_utils, "PreTrainedConfig", None) or configuration_utils.PretrainedConfig
+    )
+    kinds = ["sliding_attention", "full_attention"]
+    model = type("Model", (module.GenerationMixin,), {"_is_stateful": False})()
+    model.config = config_class(num_hidden_layers=2, sliding_window=8, layer_types=kinds)
+    draft, main = _made(model, *_draft(module)), _made(model, *_main(module))
     if draft is None:
         return Verdict.UNKNOWN
-    kept = main is not None and _assisted.keeps_all(main) and _assisted.keeps_all(draft)
-    return Verdict.FIXED if kept else Verdict.AFFECTED
+    return Verdict.FIXED if _keeps_all(draft) and main is not None and _keeps_all(main) else Verdict.AFFECTED
 
 
-def _of_draft_model(module: ModuleType) -> Any:
-    """How a draft model is told to generate."""
+def _made(model: Any, config: Any, mode: Any) -> Any:
+    """Return the cache that ``generate`` would make for a model."""
+    model_kwargs: dict[str, Any] = {}
+    getattr(model, PREPARE)(config, model_kwargs, mode, 1, 16)
+    return _cache(model_kwargs)
+
+
+def _main(module: ModuleType) -> tuple[Any, Any]:
+    """How a model generates with tokens that are looked up."""
+    modes = {"generation_mode": module.GenerationMode.ASSISTED_GENERATION, "assistant_model": None}
+    name = list(inspect.signature(getattr(module.GenerationMixin, PREPARE)).parameters)[3]
+    return module.GenerationConfig(prompt_lookup_num_tokens=3), modes[name]
+
+
+def _draft(module: ModuleType) -> tuple[Any, Any]:
+    """How a draft model generates."""
     config = module.GenerationConfig()
     config.is_assistant = True
     names = inspect.unwrap(module.AssistedCandidateGenerator.__init__).__code__.co_consts
     config.cache_implementation = FULL if FULL in names else None
-    return config
+    return config, None
+
+
+def _cache(model_kwargs: dict[str, Any]) -> Any:
+    cache = _zero_shared.held(model_kwargs)
+    return getattr(cache, "self_attention_cache", cache)  # beside which an encoder's is
+
+
+def _keeps_all(cache: Any) -> bool:
+    """Tell whether a cache can be cropped; later releases let layers with a window record what they drop."""
+    windows = [layer for layer in cache.layers if getattr(layer, "is_sliding", False)]
+    return all(hasattr(layer, "activate_past_recording") for layer in windows)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    changes.wrap(module.GenerationMixin, _assisted.PREPARE, _for_rolling_back)
+    changes.wrap(module.GenerationMixin, PREPARE, _for_rolling_back)
 
 
 def _for_rolling_back(original: Callable[..., Any]) -> Callable[..., Any]:
     def prepare(self: Any, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any) -> Any:
-        given = _assisted.cache_of(model_kwargs)
+        given = _cache(model_kwargs)
         made = original(self, generation_config, model_kwargs, *args, **kwargs)
         modes = [value for value in (*args, *kwargs.values()) if value in ROLLED_BACK]
         asked = modes or generation_config.is_assistant or generation_config.cache_implementation == FULL
         if given is not None or not asked:
             return made
-        if _assisted.cache_of(model_kwargs) is None and generation_config.use_cache is not False and modes:
+        if _cache(model_kwargs) is None and generation_config.use_cache is not False and modes:
             generation_config.cache_implementation = FULL
             args = tuple(None if value in modes else value for value in args)
             kwargs = {name: None if value in modes else value for name, value in kwargs.items()}
             made = original(self, generation_config, model_kwargs, *args, **kwargs)
-        if (cache := _assisted.cache_of(model_kwargs)) is not None:
-            _assisted.keep_all(cache)
+        if (cache := _cache(model_kwargs)) is not None:
+            _keep_all(cache)
         return made
 
     return prepare
+
+
+def _keep_all(cache: Any) -> None:
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[number] = DynamicLayer()
 
 
 def canary() -> Figure:
