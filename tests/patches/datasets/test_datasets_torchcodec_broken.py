@@ -96,9 +96,10 @@ assert data[0]["clip"] == {{"path": "a.mp4", "bytes": None}}
 sounds = Dataset.from_dict({{"sound": ["a.wav"]}}).cast_column("sound", Audio(decode=False))
 assert sounds[0]["sound"]["path"] == "a.wav"
 with zoo_hooks.disabled({PATCH!r}):
-    assert config.TORCHCODEC_AVAILABLE
+    assert config.TORCHCODEC_AVAILABLE is True
     assert not hasattr(Video.decode_example, "__wrapped__")
-assert config.TORCHCODEC_AVAILABLE is False
+assert Video().encode_example("a.mp4") == {"path": "a.mp4", "bytes": None}
+assert not config.TORCHCODEC_AVAILABLE
 """  # fmt: skip
     told = child(code).stderr
     assert told.count("zoo-hooks: torchcodec is installed but cannot be imported (") == 1
@@ -107,16 +108,16 @@ assert config.TORCHCODEC_AVAILABLE is False
 
 
 def test_one_that_works_is_untouched(tmp_path):
-    """The flag stays, its decoders are used, and the patch says that it is not needed."""
+    """The flag stays true, and its decoders are used."""
     code = BEGIN + "from datasets import config\n" + STATUS + """
 import torchcodec.decoders
 from datasets import Audio, Video
-assert config.TORCHCODEC_AVAILABLE is True
+assert config.TORCHCODEC_AVAILABLE
 assert isinstance(Video().decode_example("x.mp4"), torchcodec.decoders.VideoDecoder)
 assert isinstance(Audio().decode_example({"path": "x.wav", "bytes": None}), torchcodec.decoders.AudioDecoder)
 assert Audio().encode_example("x.wav") == {"path": "x.wav", "bytes": None}
 """  # fmt: skip
-    assert python(code, PYTHONPATH=stand_in(tmp_path)) == "NOT_NEEDED\n"
+    assert python(code, PYTHONPATH=stand_in(tmp_path)) == "APPLIED\n"
 
 
 WAVE = """
@@ -137,7 +138,7 @@ def test_a_real_one_that_works_is_untouched(tmp_path):
     """It encodes and decodes a sound, to the very bytes that it does without us."""
     made = python(WAVE, ZOO_HOOKS="0", **real(tmp_path))
     assert made.startswith("True 52494646")
-    assert python(BEGIN + WAVE + STATUS, **real(tmp_path)) == made + "NOT_NEEDED\n"
+    assert python(BEGIN + WAVE + STATUS, **real(tmp_path)) == made + "APPLIED\n"
 
 
 @needs_a_real_one
@@ -157,6 +158,14 @@ def test_nothing_is_loaded_before_datasets_is(tmp_path):
     """Neither at the start of Python nor with the engine is torchcodec or torch imported."""
     code = BEGIN + "zoo_hooks.activate()\nimport dill\nprint({'torch', 'torchcodec'} & set(sys.modules))"
     assert python(code, PYTHONPATH=stand_in(tmp_path)) == "set()\n"
+
+
+@pytest.mark.parametrize("body", ["import os; os.abort()", "import time; time.sleep(600)"])
+def test_nothing_of_it_is_run_before_it_is_used(tmp_path, body):
+    """One that ends the process, or takes for ever, does so only where datasets itself would load it."""
+    code = BEGIN + "import datasets\ndata = datasets.Dataset.from_dict({'n': [1, 2]}).with_format('numpy')\n"
+    code += "print(data[0]['n'], 'torchcodec' in sys.modules)\n"
+    assert python(code, timeout=60, PYTHONPATH=stand_in(tmp_path, body)) == "1 False\n"
 
 
 def test_without_torchcodec_nothing_is_loaded_at_all():

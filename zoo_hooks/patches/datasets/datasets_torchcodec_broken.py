@@ -14,11 +14,9 @@ that import torchcodec expect no error but ImportError.
 
 Repair
 ------
-When the features of datasets are imported and torchcodec is there, it is loaded once. If that fails, the
-flag is False, which is told in a warning with the error. So what needs no decoder works. What does need one
-raises torchcodec's own error, as its import does. A torchcodec that loads stays as it is. Where torchcodec is
-installed, that costs the import of torch, which datasets before 5.0 imports anyway; where it is not, nothing
-is loaded.
+Where a video is encoded, or somebody has imported torchcodec, it is loaded once, as datasets is about to do.
+If that fails, the flag is false from then on, which is told in a warning with the error. So what needs no
+decoder works. What does need one raises torchcodec's own error, as its import does. Nothing is loaded before.
 """
 
 from __future__ import annotations
@@ -35,20 +33,41 @@ from zoo_hooks.model import Figure, Patch, Verdict
 CONFIG, FLAG = "datasets.config", "TORCHCODEC_AVAILABLE"
 
 
-def probe(_: ModuleType) -> Verdict:
-    from zoo_hooks.patches.transformers import _broken
+class _Flag:
+    """True until torchcodec is known to be broken; who asks for it beside the module's name loads nothing."""
 
+    def __init__(self, torchcodec: Any) -> None:
+        self.torchcodec = torchcodec
+
+    def __bool__(self) -> bool:
+        unasked = self.torchcodec.works is None and "torchcodec" not in sys.modules
+        return unasked or self.torchcodec.usable()
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+def probe(_: ModuleType) -> Verdict:
     flag = getattr(sys.modules[CONFIG], FLAG, None)
-    if not isinstance(flag, bool):
-        return Verdict.UNKNOWN
-    return _broken.torchcodec()[0] if flag else Verdict.FIXED
+    if flag is True:
+        return Verdict.AFFECTED
+    return Verdict.FIXED if flag is False or isinstance(flag, _Flag) else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
     from zoo_hooks.patches.transformers import _broken
 
-    _broken.tell(changes, "torchcodec", _broken.torchcodec()[1])
-    changes.replace(sys.modules[CONFIG], FLAG, value=False)
+    torchcodec = _broken.Torchcodec(changes)
+
+    def asking(original: Callable[..., Any]) -> Callable[..., Any]:
+        def encode_example(self: Any, *args: Any, **kwargs: Any) -> Any:
+            torchcodec.usable()
+            return original(self, *args, **kwargs)
+
+        return encode_example
+
+    changes.replace(sys.modules[CONFIG], FLAG, _Flag(torchcodec))
+    changes.wrap(module.Video, "encode_example", asking)
     for feature in (sys.modules["datasets.features.audio"].Audio, module.Video):
         changes.wrap(feature, "decode_example", _by_name)
 

@@ -35,18 +35,34 @@ def asking(changes: Changes, original: Any, name: str, usable: Callable[[], Any]
 
 def passing(asks: Any) -> Verdict:
     """Whether a function that asks otherwise than upstream's is somebody's repair; a decorator hides that."""
-    ours = asks.__globals__ is globals()
-    return Verdict.FIXED if ours or not hasattr(asks, "__wrapped__") else Verdict.UNKNOWN
+    return Verdict.FIXED if is_ours(asks) or not hasattr(asks, "__wrapped__") else Verdict.UNKNOWN
 
 
-def torchcodec() -> tuple[Verdict, Exception | None]:
-    """Whether torchcodec, which is installed, cannot be loaded, and why. Imports it, and torch."""
-    before = set(sys.modules)
-    _, error = tried(lambda: import_module("torchcodec.decoders"))
-    if error is None:
-        return Verdict.FIXED, None
-    for name in set(sys.modules) - before:  # others take one that is half there for one that is imported
-        if name.partition(".")[0] == "torchcodec":
-            del sys.modules[name]
-    moved = isinstance(error, ModuleNotFoundError) and error.name == "torchcodec.decoders"
-    return (Verdict.UNKNOWN if moved else Verdict.AFFECTED), error
+def is_ours(asks: Any) -> bool:
+    """Tell whether a function is what ``asking`` has made."""
+    return getattr(asks, "__globals__", None) is globals()
+
+
+class Torchcodec:
+    """Whether torchcodec, which is installed, can be loaded: found by loading it, once, when it is asked.
+
+    So who asks is to be about to import it.
+    """
+
+    def __init__(self, changes: Changes) -> None:
+        self.changes = changes
+        self.works: bool | None = None
+
+    def usable(self) -> bool:
+        """Load it if nobody has; tell of the error if that fails."""
+        if self.works is None:
+            before = set(sys.modules)
+            _, error = tried(lambda: import_module("torchcodec.decoders"))
+            elsewhere = isinstance(error, ModuleNotFoundError) and error.name == "torchcodec.decoders"
+            self.works = error is None or elsewhere  # one that has its decoders elsewhere is not broken
+            if not self.works and error:
+                tell(self.changes, "torchcodec", error)
+                for name in set(sys.modules) - before:  # half there, it passes for imported
+                    if name.partition(".")[0] == "torchcodec":
+                        del sys.modules[name]
+        return self.works

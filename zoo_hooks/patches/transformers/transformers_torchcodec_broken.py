@@ -14,43 +14,55 @@ once. Later releases ask ``is_torchcodec_usable``.
 
 Repair
 ------
-When ``transformers.audio_utils`` is imported and torchcodec is there, it is loaded once. If that fails,
-``is_torchcodec_available`` says False wherever transformers asks it, and the error is told in a warning. So
-what works without torchcodec works. What names it (``backend="torchcodec"``, ``load_audio_torchcodec``)
-raises its own error, as in releases that have the repair. torchcodec itself is not touched.
+Where ``is_torchcodec_available`` says True, torchcodec is loaded there and then, once, as who asks is about
+to do. If that fails it says False, wherever transformers asks it, and the error is told in a warning. So what
+works without torchcodec works. What names it (``backend="torchcodec"``, ``load_audio_torchcodec``) raises its
+own error, as in releases that have the repair. Nothing is loaded before, and torchcodec itself is not
+touched.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib import import_module
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _broken, _calls
+from zoo_hooks.patches.transformers import _broken
 
 ASKS = "transformers.utils.import_utils"
+INSTALLED = {"_is_package_available", "_torchcodec_available"}
+"""What upstream's own function says, which tells only whether it is installed."""
 
 
 def probe(_: ModuleType) -> Verdict:
     asks = sys.modules[ASKS]
-    if hasattr(asks, "is_torchcodec_usable") or not hasattr(asks, "is_torchcodec_available"):
+    ask = getattr(asks, "is_torchcodec_available", None)
+    if ask is None or hasattr(asks, "is_torchcodec_usable"):
         return Verdict.FIXED
-    return _broken.torchcodec()[0] if asks.is_torchcodec_available() else Verdict.FIXED
+    if _broken.is_ours(ask):
+        return Verdict.FIXED
+    function = inspect.unwrap(ask)
+    if not isinstance(function, FunctionType):
+        return Verdict.UNKNOWN
+    if INSTALLED.isdisjoint(function.__code__.co_names):
+        return _broken.passing(function)
+    return Verdict.AFFECTED if ask() else Verdict.FIXED
 
 
 def repair(_: ModuleType, changes: Changes) -> None:
     original = sys.modules[ASKS].is_torchcodec_available
-    _broken.tell(changes, "torchcodec", _broken.torchcodec()[1])
+    torchcodec = _broken.Torchcodec(changes)
 
-    def is_torchcodec_available() -> bool:
-        return False
+    def usable() -> bool:
+        return bool(original()) and torchcodec.usable()
 
     # load_video asks for what was named, so it is let through, as requires_backends is, which has the
     # function in a table.
     by_name = import_module("transformers.video_utils")
-    changes.rebind(original, _calls.in_place_of(original, is_torchcodec_available))
+    changes.rebind(original, _broken.asking(changes, original, "torchcodec", usable))
     changes.replace(by_name, "is_torchcodec_available", original)
 
 
