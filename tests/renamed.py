@@ -251,7 +251,8 @@ class Case:
             if not decorated:
                 self.follow(changes, [one for one in renamed if one[1] & self.passed[one[0]]], patches=False)
 
-        outcome = engine._attempt(replace(self.patch, repair=repair), self.target, self.module)
+        patch = replace(self.patch, repair=repair)
+        outcome = engine._attempt(patch, self.target, self.module, Changes())
         if outcome.changes:
             try:
                 if then:
