@@ -136,9 +136,21 @@ def rename(function, names):
         function.__kwdefaults__ = {new(key): value for key, value in function.__kwdefaults__.items()}
 
 
-def _around(*args, **kwargs):
-    call = "call"
-    return call(*args, **kwargs)
+_AROUND = """
+def make({names}):
+    def _around(*args, **kwargs):
+        call = "call"
+        return call(*args, **kwargs)
+        {names}
+    return _around
+"""
+
+
+def _around(free=0):
+    """Make code that really closes over so many names; to look into a frame that only names them crashes."""
+    names, scope = [f"free_{number}" for number in range(free)], {}
+    exec(_AROUND.format(names=", ".join(names)), scope)
+    return scope["make"](*names).__code__
 
 
 def decorate(function, make):
@@ -149,8 +161,9 @@ def decorate(function, make):
     inner.__qualname__ = function.__qualname__
     inner.__dict__.update(function.__dict__)
     call = make(inner)
-    constants = tuple(call if value == "call" else value for value in _around.__code__.co_consts)
-    function.__code__ = _around.__code__.replace(co_consts=constants, co_freevars=code.co_freevars)
+    around = _around(len(code.co_freevars))
+    constants = tuple(call if value == "call" else value for value in around.co_consts)
+    function.__code__ = around.replace(co_consts=constants, co_freevars=code.co_freevars)
     function.__kwdefaults__ = None
     function.__wrapped__ = inner
 
@@ -256,7 +269,8 @@ class Case:
             if not decorated:
                 self.follow(changes, [one for one in renamed if one[1] & self.passed[one[0]]], patches=False)
 
-        outcome = engine._attempt(replace(self.patch, repair=repair), self.target, self.module)
+        patch = replace(self.patch, repair=repair)
+        outcome = engine._attempt(patch, self.target, self.module, Changes())
         if outcome.changes:
             try:
                 if then:

@@ -12,9 +12,10 @@ has other functions.
 
 Repair
 ------
-The module is there again, with functions that give the same masks. It is no stand-in, so it is there for as
-long as the repair is in force, for importers that nobody knows. It does not warn. Other importers that were
-looked at (llm2vec, torchao's prototypes, optimum-intel) fail for other names or want an older transformers.
+Once any config or model has been imported the module is there again, with functions that give the same masks.
+It is no stand-in, so it is there for as long as the repair is in force, for importers that nobody knows. It
+does not warn. Other importers that were looked at (llm2vec, torchao's prototypes, optimum-intel) fail for
+other names or want an older transformers.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def repair(module: ModuleType, changes: Changes) -> None:  # noqa: ARG001
 
 def canary() -> Figure:
     import torch
+    from transformers.cache_utils import Cache  # noqa: F401 - as importers do first
     from transformers.modeling_attn_mask_utils import _prepare_4d_causal_attention_mask
 
     padding = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])

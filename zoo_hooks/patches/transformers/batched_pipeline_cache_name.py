@@ -25,15 +25,16 @@ from typing import Any
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 
-_OLD = "past_key_values"
+_NEW, _OLD = "cache", "past_key_values"
 
 
 def probe(module: ModuleType) -> Verdict:
     import torch
 
-    batch = {"logits": torch.zeros(2, 1), _OLD: [1, 2]}
+    batch = {"logits": torch.zeros(2, 1), _NEW: [1, 2], _OLD: [1, 2]}
     one = next(iter(module.PipelineIterator([batch], lambda given: given, {}, loader_batch_size=2)))
-    return Verdict.AFFECTED if _OLD in one else Verdict.FIXED
+    # up to 4.55 it passes by neither
+    return Verdict.AFFECTED if _OLD in one and _NEW not in one else Verdict.FIXED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -30,6 +30,8 @@ from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _cache_name, _foreign
 
 _NAMES = (_cache_name.NEW, *_cache_name.OLD)
+_NAME, _PLACE = "ignore_keys", 4
+"""Where Trainer.prediction_step takes them, counting the trainer."""
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -44,17 +46,26 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 
 def _ignoring(original: Callable[..., Any]) -> Callable[..., Any]:
-    def prediction_step(
-        self: Any, model: Any, inputs: Any, prediction_loss_only: Any, ignore_keys: Any = None
-    ) -> Any:
-        config = getattr(self.model, "config", None)
-        if ignore_keys is None and config is not None:
-            ignore_keys = getattr(config, "keys_to_ignore_at_inference", _NAMES)
-        if ignore_keys and not set(ignore_keys).isdisjoint(_NAMES):
-            ignore_keys = [*dict.fromkeys((*ignore_keys, *_NAMES))]
-        return original(self, model, inputs, prediction_loss_only, ignore_keys)
+    name = _cache_name.parameters(original)[_PLACE]
+
+    def prediction_step(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > _PLACE:
+            args = (*args[:_PLACE], _with_all_names(args[0], args[_PLACE]), *args[_PLACE + 1 :])
+        else:
+            given = _NAME if _NAME in kwargs else name
+            kwargs[given] = _with_all_names(args[0], kwargs.get(given))
+        return original(*args, **kwargs)
 
     return prediction_step
+
+
+def _with_all_names(trainer: Any, ignored: Any) -> Any:
+    config = getattr(trainer.model, "config", None)
+    if ignored is None and config is not None:
+        ignored = getattr(config, "keys_to_ignore_at_inference", _NAMES)
+    if ignored and not set(ignored).isdisjoint(_NAMES):
+        return [*dict.fromkeys((*ignored, *_NAMES))]
+    return ignored
 
 
 def canary() -> Figure:
