@@ -103,7 +103,7 @@ def test_a_checkpoint_that_says_so_is_loaded_so(tmp_path):
     """With the scales that it holds."""
     model = quantised()
     config = json.loads(QuantizationConfig.from_pretrained(model).model_dump_json())
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)  # not every release sets it
     model.config.save_pretrained(tmp_path)
     save_file(dict(model.state_dict()), tmp_path / "model.safetensors", metadata={"format": "pt"})
     whole = json.loads((tmp_path / "config.json").read_text())
@@ -245,7 +245,8 @@ def test_another_tools_repair_before_or_after_does_no_harm(first, monkeypatch):
     original = getattr(place, name)
 
     def asks(module):
-        return original(module) or "cache" in inspect.signature(module.forward).parameters
+        attention = "Attention" in type(module).__name__
+        return original(module) or (attention and "cache" in inspect.signature(module.forward).parameters)
 
     def hook(module, args, kwargs):
         module.kv_cache.add_past_key_values(kwargs.get("cache"))

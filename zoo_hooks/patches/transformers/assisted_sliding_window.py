@@ -48,7 +48,7 @@ def probe(module: ModuleType) -> Verdict:
         getattr(configuration_utils, "PreTrainedConfig", None) or configuration_utils.PretrainedConfig
     )
     kinds = ["sliding_attention", "full_attention"]
-    model = type("Model", (module.GenerationMixin,), {"_is_stateful": False})()
+    model = type("Model", (module.GenerationMixin,), {"_is_stateful": False, "_modules": {}})()
     model.config = config_class(num_hidden_layers=2, sliding_window=8, layer_types=kinds)
     draft, main = _made(model, *_draft(module)), _made(model, *_main(module))
     if draft is None:
