@@ -27,13 +27,25 @@ for some in PATCHES:
 CHANGED = {some: changed for some, changed in variants.repaired().items() if some in PATCHES}
 """The methods of modules that each patch has changed here."""
 variants.watch([one for changed in CHANGED.values() for one in changed])
+
+
+def sharing(name):
+    """Whose K/V the copy of a layer shares is nowhere said."""
+    return getattr(variants.build(name).config.get_text_config(), "num_kv_shared_layers", 0)
+
+
 NAMES = list(dict.fromkeys(next(name for name in PATCHES[some] if name in MODELS) for some in CHANGED))
 """Of each of these patches the first model."""
 LAYERED = [name for name in NAMES if variants.layers(variants.build(name))]
 """Those whose repaired modules hold linear layers."""
 CASES = [(how, name) for how in (*variants.BY_MODEL, *variants.BY_PART) for name in NAMES]
 CASES += [("steered", name) for name in LAYERED]
-CASES += [(option, name) for option in variants.OPTIONS for name in LAYERED if find_spec("peft")]
+CASES += [
+    (option, name)
+    for option in variants.OPTIONS
+    for name in LAYERED
+    if find_spec("peft") and not (option == "layer_replication" and sharing(name))
+]
 BESIDE = {
     "where": {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"},
     "how large": {"lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout"},
@@ -66,23 +78,30 @@ def both(request, tmp_path_factory):
 def right(case, found):
     """The parts that come out right, as far as that is known; an error never does."""
     outcomes = {part: value for part, value in found.items() if isinstance(value, torch.Tensor)}
-    expected = variants.expected(*case) if outcomes else None
+    expected = variants.expected(*case) if outcomes else {}
     return [
         part
         for part, value in outcomes.items()
-        if expected is not None and variants.near(value, expected, MODELS[case[1]].error)
+        if any(variants.near(value, expected.get(key), MODELS[case[1]].error) for key in (part, "logits"))
     ]
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_what_comes_out_is_right_or_what_upstream_gives(case, both):
-    """What is right is said with each variant."""
-    found, without = both[0][case], both[1]["cases"].get(case)
+    """What is right is said with each variant. Shapes that only a repair lets come out are right too."""
+    found, without, plain = both[0][case], both[1]["cases"].get(case), both[1]["plain"][case[1]]
     for part in set(found) - set(right(case, found)):
         value, other = found[part], without.get(part, without.get(""))
+        if type(other) is variants.Failure and (type(value) is str or fails_anyway(value, other, plain)):
+            continue
         lost = isinstance(value, torch.Tensor) and not value.isfinite().all()
         upstreams = isinstance(other, torch.Tensor) and not other.isfinite().all()
         assert variants.near(value, other, 0.0) or (lost and upstreams), (part, said(value), said(other))
+
+
+def fails_anyway(value, other, plain):
+    """Tell whether upstream, where this fails, cannot have the model even as it is."""
+    return type(value) is variants.Failure and other in plain.values()
 
 
 def said(value):
@@ -98,7 +117,7 @@ TEST = test_what_comes_out_is_right_or_what_upstream_gives
 def test_where_others_came_first_it_is_right_or_as_they_have_it(name, both):
     """Methods of all repaired classes were replaced by another library's before zoo-hooks came."""
     before, plain = (next(iter(both[1][when][name].values())) for when in ("before", "plain"))
-    known = {"logits"} == set(right(("hooked", name), {"logits": before}))
+    known = bool(right(("hooked", name), {"logits": before}))
     assert known or variants.near(before, plain, 0.0), (said(before), said(plain))
 
 
