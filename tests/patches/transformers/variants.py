@@ -382,16 +382,14 @@ def overruled(name, without=lambda kind: replaced([kind])):
     return found
 
 
+@contextlib.contextmanager
 def switched_off(kind):
-    """A with-block without the repairs of a class."""
-    places = repaired()
-    return zoo_hooks.disabled(
-        *(
-            patch
-            for patch, some in places.items()
-            if any(one[:2] == (kind.__module__, kind.__qualname__) for one in some)
-        )
-    )
+    """The repairs of a class undone."""
+    with contextlib.ExitStack() as stack:
+        for patch, places in repaired().items():
+            if any(place[:2] == (kind.__module__, kind.__qualname__) for place in places):
+                stack.enter_context(zoo_hooks.disabled(patch))
+        yield
 
 
 def plain(name):
