@@ -22,34 +22,29 @@ from test_battery import alone as child
 import zoo_hooks
 from zoo_hooks import catalogue
 
+ELSEWHERE = {"prompt-learning-generate"}
+"""Patches of modules that none of the battery's models has; their own tests try variants."""
 for some in PATCHES:
     for target in filter(exists, catalogue.get(some).targets):
         import_module(target)
-CHANGED = {some: changed for some, changed in variants.repaired().items() if some in PATCHES}
+CHANGED = {
+    some: changed
+    for some, changed in variants.repaired().items()
+    if some in PATCHES and some not in ELSEWHERE
+}
 """The methods of modules that each patch has changed here."""
 variants.watch([one for changed in CHANGED.values() for one in changed])
-
-
-def sharing(name):
-    """Whose K/V the copy of a layer shares is nowhere said."""
-    return getattr(variants.build(name).config.get_text_config(), "num_kv_shared_layers", 0)
-
-
 NAMES = list(dict.fromkeys(next(name for name in PATCHES[some] if name in MODELS) for some in CHANGED))
 """Of each of these patches the first model."""
 LAYERED = [name for name in NAMES if variants.layers(variants.build(name))]
 """Those whose repaired modules hold linear layers."""
 CASES = [(how, name) for how in (*variants.BY_MODEL, *variants.BY_PART) for name in NAMES]
 CASES += [("steered", name) for name in LAYERED]
-CASES += [
-    (option, name)
-    for option in variants.OPTIONS
-    for name in LAYERED
-    if find_spec("peft") and not (option == "layer_replication" and sharing(name))
-]
+CASES += [(option, name) for option in variants.OPTIONS for name in LAYERED if find_spec("peft")]
 BESIDE = {
     "where": {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"},
     "how large": {"lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout"},
+    "more layers than the config names kinds of": {"layer_replication"},
     "when": {"alora_invocation_tokens", "velora_config", "runtime_config", "ensure_weight_tying"},
     "first values": {"init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"},
     "Megatron's layers": {"megatron_config", "megatron_core"},

@@ -197,7 +197,6 @@ OPTIONS = {
     "use_dora": {"use_dora": True},
     "modules_to_save": {"modules_to_save": ["down_proj", "k_proj"]},
     "trainable_token_indices": {"trainable_token_indices": [2, 3]},
-    "layer_replication": {"layer_replication": [(0, 2), (0, 4)]},
     "target_parameters": {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
     "use_bdlora": {"use_bdlora": {"target_modules_bd_a": ["down_proj", "o_proj"], "nblocks": 2}},
     "kasa_config": {"kasa_config": {}},
