@@ -6,6 +6,7 @@ generate them, the same gradients by other ways to train, the same logits by oth
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import gc
@@ -399,9 +400,9 @@ def ways(name):
 
 
 def idle(name):
-    """Tell whether upstream leaves some parameters without a gradient, for which DDP has to be asked."""
-    with zoo_hooks.disabled():
-        some = trainable(name)
+    """Tell whether upstream leaves some parameters without a gradient, as where it cannot train at all."""
+    some = trainable(name)
+    with zoo_hooks.disabled(), contextlib.suppress(Exception):
         backward(some, name, rows(name)[:1])
     return any(weight.requires_grad and weight.grad is None for weight in some.parameters())
 

@@ -2,7 +2,7 @@
 
 Each is a function of the name of a model in the battery, and gives what comes out by part: the model's logits
 without a cache, or what one module of each repaired class makes of what the model hands it. Of an error that
-is its text. All run without the hooks too, in a child.
+is a Failure. All run without the hooks too, in a child.
 """
 
 from __future__ import annotations
@@ -76,9 +76,14 @@ def layers(model):
     }
 
 
+class Failure(str):
+    """What an error says in its first line."""
+
+    __slots__ = ()
+
+
 def text(error):
-    """What an error says in its first line; an assertion's holds figures."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return Failure(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def logits(model, name, *, use_cache=False):
@@ -192,11 +197,10 @@ OPTIONS = {
     "use_dora": {"use_dora": True},
     "modules_to_save": {"modules_to_save": ["down_proj", "k_proj"]},
     "trainable_token_indices": {"trainable_token_indices": [2, 3]},
-    "layer_replication": {"layer_replication": [(0, 2), (0, 4)]},
     "target_parameters": {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
     "use_bdlora": {"use_bdlora": {"target_modules_bd_a": ["down_proj", "o_proj"], "nblocks": 2}},
     "kasa_config": {"kasa_config": {}},
-    "monteclora_config": {"monteclora_config": {}},
+    "monteclora_config": {"monteclora_config": {"num_samples": 2, "buffer_size": 2}},
 }
 """Of LoraConfig, what adds parameters or has more of them trained, and how it is asked for."""
 
@@ -205,6 +209,8 @@ def adapted(option, model, name):
     """Adapters on the linear layers, the same each time, and not the zeros that they begin with."""
     import peft
 
+    if hasattr(model, "peft_config"):
+        model = model.unload()
     how = {"r": 2, "target_modules": sorted(layers(model)), "init_lora_weights": False, **OPTIONS[option]}
     for key, kind in (
         ("use_bdlora", "BdLoraConfig"),
@@ -312,21 +318,52 @@ def traced(name):
 
 
 @contextlib.contextmanager
+def one_process():
+    """A mesh of which this process is all."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield torch.distributed.init_device_mesh("cpu", (1,))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def sharded(name):
+    """Modules whose weights are DTensors, and so is what they are given."""
+    from torch.distributed.tensor import DTensor, distribute_module
+    from torch.distributed.tensor.experimental import implicit_replication
+
+    def run(module, args, kwargs):
+        with one_process() as mesh, implicit_replication():
+            args, kwargs = mapped(lambda one: DTensor.from_local(one, mesh), args, kwargs)
+            return first(distribute_module(copy.deepcopy(module), mesh)(*args, **kwargs)).full_tensor()
+
+    return by_part(name, run)
+
+
+def upstreams(function):
+    """What is below our wrappers."""
+    while function.__globals__["__name__"].startswith("zoo_hooks"):
+        function = function.__wrapped__
+    return function
+
+
+@contextlib.contextmanager
 def replaced(kinds):
     """Methods of classes replaced as other libraries do it: by functions that compute what upstream's do."""
     kept = []
 
-    def other(upstreams):
+    def other(original):
         def call(*args, **kwargs):
-            return upstreams(*args, **kwargs)
+            return original(*args, **kwargs)
 
-        call.__signature__ = inspect.signature(upstreams)
+        call.__signature__ = inspect.signature(original)
         return call
 
     for kind in kinds:
         for name in METHODS[kind]:
             kept.append((kind, name, vars(kind).get(name)))
-            setattr(kind, name, other(inspect.unwrap(getattr(kind, name))))
+            setattr(kind, name, other(upstreams(getattr(kind, name))))
     try:
         yield
     finally:
@@ -334,14 +371,24 @@ def replaced(kinds):
             delattr(kind, name) if value is None else setattr(kind, name, value)
 
 
-def overruled(name):
+def overruled(name, without=lambda kind: replaced([kind])):
     """Methods of each repaired class in turn, replaced after the repair."""
     found, model = {}, build(name)
     for kind in METHODS:
         if any(isinstance(module, kind) for module in model.modules()):
-            with replaced([kind]):
+            with without(kind):
                 found[kind.__name__] = logits(model, name)["logits"]
     return found
+
+
+@contextlib.contextmanager
+def switched_off(kind):
+    """The repairs of a class undone."""
+    with contextlib.ExitStack() as stack:
+        for patch, places in repaired().items():
+            if any(place[:2] == (kind.__module__, kind.__qualname__) for place in places):
+                stack.enter_context(zoo_hooks.disabled(patch))
+        yield
 
 
 def plain(name):
@@ -351,7 +398,7 @@ def plain(name):
 
 BY_MODEL = {"subclassed": subclassed, "wrapped": wrapped, "hooked": hooked, "overruled": overruled}
 """What comes out are the logits of the model as it is."""
-BY_PART = {"called": called, "on_meta": on_meta, "traced": traced}
+BY_PART = {"called": called, "on_meta": on_meta, "traced": traced, "sharded": sharded}
 CHANGING = {"steered": steered, **{option: functools.partial(adapted, option) for option in OPTIONS}}
 """What makes it another model, of which there is a reference too."""
 
@@ -366,7 +413,7 @@ def seen(how, name):
         if how in CHANGING:
             model = CHANGING[how](build(name), name)
             if not MODELS[name].reference:
-                SAME[how, name] = logits(model, name, use_cache=True)["logits"]
+                SAME[how, name] = logits(model, name, use_cache=True)
             return logits(model, name)
         return {"plain": plain, **BY_MODEL, **BY_PART}[how](name)
     except Exception as error:  # noqa: BLE001 - it is compared
@@ -375,12 +422,21 @@ def seen(how, name):
 
 @functools.cache
 def expected(how, name):
-    """What is right of a part, if that is known."""
+    """What is right, by part, as far as that is known."""
     if (how, name) in SAME:
         return SAME[how, name]
     if how in CHANGING:
-        return logits(CHANGING[how](reference(name), name), name, use_cache=True)["logits"]
-    return logits(reference(name), name, use_cache=True)["logits"] if how in BY_MODEL else None
+        return logits(CHANGING[how](reference(name), name), name, use_cache=True)
+    if how in ("traced", "sharded"):
+        return by_part(name, lambda module, args, kwargs: first(module(*args, **kwargs)))
+    if how == "overruled":
+        return {**overruled(name, switched_off), **referred(name)}
+    return {} if how in BY_PART else referred(name)
+
+
+@functools.cache
+def referred(name):
+    return logits(reference(name), name, use_cache=True)
 
 
 def near(one, other, error):
