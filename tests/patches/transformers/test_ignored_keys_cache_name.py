@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from others import affected
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import zoo_hooks
-from zoo_hooks.patches.transformers import _foreign
+from zoo_hooks.patches.transformers import _foreign, ignored_keys_cache_name
 
 PATCH = "ignored-keys-cache-name"
 ROWS = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 2
@@ -72,6 +73,27 @@ def test_what_was_handed_over_stays_as_it_is(tmp_path):
     made.model.config.use_cache = False
     batch = {name: row[None] for name, row in ROWS[0].items()}
     assert made.prediction_step(made.model, batch, False, ["logits"])[1] == ()  # noqa: FBT003
+
+
+def test_a_name_that_upstream_gives_its_argument_is_taken(tmp_path):
+    """Handed on by it, or by its name of today behind a decorator that takes both, it comes as it was."""
+    made, seen = trainer(tmp_path, Config), []
+
+    def renamed(self, model, inputs, prediction_loss_only, ignored=None):
+        seen.append(ignored)
+
+    @functools.wraps(renamed)
+    def both(*args, **kwargs):
+        kwargs = {{"ignore_keys": "ignored"}.get(key, key): value for key, value in kwargs.items()}
+        return renamed(*args, **kwargs)
+
+    for original in (renamed, both):
+        step = ignored_keys_cache_name._ignoring(original)
+        step(made, made.model, {}, False, ignored=["cache_params", "x"])  # noqa: FBT003
+        step(made, made.model, {}, False)  # noqa: FBT003
+    step(made, made.model, {}, False, ignore_keys=["x"])  # noqa: FBT003
+    names = ["past_key_values", "cache", "cache_params"]
+    assert [set(each) for each in seen] == [{"x", *names}, set(names)] * 2 + [{"x"}]
 
 
 def test_the_symptom_is_back_while_it_is_disabled(tmp_path):
