@@ -402,7 +402,9 @@ def ways(name):
 def idle(name):
     """Tell whether upstream leaves some parameters without a gradient, as where it cannot train at all."""
     some = trainable(name)
-    with zoo_hooks.disabled(), contextlib.suppress(Exception):
+    with contextlib.ExitStack() as stack, contextlib.suppress(Exception):
+        for patch in (patch for patch in HERE if name in PATCHES[patch]):
+            stack.enter_context(zoo_hooks.disabled(patch))
         backward(some, name, rows(name)[:1])
     return any(weight.requires_grad and weight.grad is None for weight in some.parameters())
 
