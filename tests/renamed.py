@@ -269,12 +269,7 @@ class Case:
             if not decorated:
                 self.follow(changes, [one for one in renamed if one[1] & self.passed[one[0]]], patches=False)
 
-<<<<<<< HEAD
-        patch = replace(self.patch, repair=repair)
-        outcome = engine._attempt(patch, self.target, self.module, Changes())
-=======
         outcome = engine._attempt(replace(self.patch, repair=repair), self.target, self.module, Changes())
->>>>>>> fin-battery
         if outcome.changes:
             try:
                 if then:

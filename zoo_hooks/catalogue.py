@@ -25,9 +25,9 @@ class UnknownPatch(LookupError):
     """No patch has this id; the message names those that come near it, or all."""
 
 
-def upstreams() -> list[str]:
+def upstreams() -> tuple[str, ...]:
     """Import names of the packages that patches exist for."""
-    return sorted(name for _, name, _ in pkgutil.iter_modules(zoo_hooks.patches.__path__))
+    return _folders(tuple(zoo_hooks.patches.__path__))
 
 
 def ids() -> dict[str, str]:
@@ -95,6 +95,11 @@ def case_report(patch: Patch) -> str:
     import inspect
 
     return inspect.cleandoc(sys.modules[patch.module].__doc__ or "")
+
+
+@functools.cache
+def _folders(places: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(name for _, name, _ in pkgutil.iter_modules(places)))
 
 
 def _found(upstream: str) -> Iterator[tuple[str, Any]]:
