@@ -338,7 +338,7 @@ class Case:
         """What must not be, by world; None where all is well."""
         if self.status is Status.FAILED:
             return {"as it stands": self.reason}
-        found = {world: self.fault(world, enter) for world, enter in self.worlds()}
+        found = {world: self.fault(enter) for world, enter in self.worlds()}
         for function, names in {} if self.right else self.named.items():  # nothing else shows it
             found[f"{function.__qualname__}, as it is repaired"] = f"names {sorted(names)}"
         for how in ("renamed", "decorated"):
@@ -347,10 +347,10 @@ class Case:
                     enter = partial(
                         self.shown, [(function, parameters(function))], decorated=how == "decorated"
                     )
-                    found[f"{function.__qualname__} alone, {how}"] = self.fault("", enter)
+                    found[f"{function.__qualname__} alone, {how}"] = self.fault(enter)
         return found
 
-    def fault(self, world, enter):
+    def fault(self, enter):
         try:
             status, reason = enter()
         except Exception as error:  # noqa: BLE001 - the canary's, which is told of
