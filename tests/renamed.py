@@ -15,6 +15,7 @@ import gc
 import inspect
 import json
 import logging
+import opcode
 import os
 import sys
 import warnings
@@ -61,7 +62,9 @@ def by_a_patch(frame):
 
 
 def upstreams(function):
-    """Tell whether a function is an upstream's own."""
+    """Tell whether a function is an upstream's own, and one that is called by somebody."""
+    if getattr(function, "__name__", None) == "__getattribute__":
+        return False
     home = (getattr(function, "__module__", None) or "").partition(".")[0]
     return isinstance(function, FunctionType) and home not in STEADY and public(function.__code__)
 
@@ -136,21 +139,9 @@ def rename(function, names):
         function.__kwdefaults__ = {new(key): value for key, value in function.__kwdefaults__.items()}
 
 
-_AROUND = """
-def make({names}):
-    def _around(*args, **kwargs):
-        call = "call"
-        return call(*args, **kwargs)
-        {names}
-    return _around
-"""
-
-
-def _around(free=0):
-    """Make code that really closes over so many names; to look into a frame that only names them crashes."""
-    names, scope = [f"free_{number}" for number in range(free)], {}
-    exec(_AROUND.format(names=", ".join(names)), scope)
-    return scope["make"](*names).__code__
+def _around(*args, **kwargs):
+    call = "call"
+    return call(*args, **kwargs)
 
 
 def decorate(function, make):
@@ -161,9 +152,12 @@ def decorate(function, make):
     inner.__qualname__ = function.__qualname__
     inner.__dict__.update(function.__dict__)
     call = make(inner)
-    around = _around(len(code.co_freevars))
-    constants = tuple(call if value == "call" else value for value in around.co_consts)
-    function.__code__ = around.replace(co_consts=constants, co_freevars=code.co_freevars)
+    constants = tuple(call if value == "call" else value for value in _around.__code__.co_consts)
+    copying = opcode.opmap.get("COPY_FREE_VARS")  # without it a look at the frame's variables crashes
+    first = bytes([copying, len(code.co_freevars)]) if copying and code.co_freevars else b""
+    function.__code__ = _around.__code__.replace(
+        co_consts=constants, co_freevars=code.co_freevars, co_code=first + _around.__code__.co_code
+    )
     function.__kwdefaults__ = None
     function.__wrapped__ = inner
 
@@ -231,10 +225,8 @@ class Case:
         self.patch, self.target = patch, target
         early = patch.when == "before"
         self.module = module_from_spec(find_spec(target)) if early else sys.modules[target]
-        self.right, self.places, self.named = False, {}, {}
-        """Whether its canary is right here; where what it repairs stands, by function; and what of its
-        parameters is named by what then stands there.
-        """
+        self.right, self.places = False, {}
+        """Whether its canary is right here; and where what it repairs stands, by function."""
         self.status, self.reason = self.outcome(then=self.note)
         self.called, read = asked(self.probed)
         self.asked = dict.fromkeys([*self.called, *read])
@@ -255,9 +247,6 @@ class Case:
             place, function = layer.place, innermost(layer.place.found)
             if upstreams(function) and isinstance(place.owner, (type, ModuleType)):
                 self.places.setdefault(function, []).append((place.owner, place.name))
-                made = getattr(place.current, "__func__", place.current)
-                if isinstance(made, FunctionType) and (names := parameters(made) & parameters(function)):
-                    self.named[function] = names
         with contextlib.suppress(Exception):  # some need other patches too
             self.right = self.patch.canary().healthy
 
@@ -352,8 +341,6 @@ class Case:
         if self.status is Status.FAILED:
             return {"as it stands": self.reason}
         found = {world: self.fault(enter) for world, enter in self.worlds()}
-        for function, names in {} if self.right else self.named.items():  # nothing else shows it
-            found[f"{function.__qualname__}, as it is repaired"] = f"names {sorted(names)}"
         for how in ("renamed", "decorated"):
             if found.get(f"{ALL}, {how}") and len(self.places) > 1:  # which of them
                 for function in self.places:
