@@ -205,7 +205,6 @@ SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
 PATCHES = {
     "adapter-floor-unreleased": ("vision-lora",),
     "adapter-sharding-import": ("vision-lora",),
-    "assisted-given-cache": ("unshared", "31b", "e2b", "e4b"),
     "assisted-sliding-window": ("unshared", "31b", "e2b", "e4b"),
     "attn-mask-utils-gone": ("unshared",),
     "bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
