@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-NEEDED = ("accelerate", "dask", "ray", "torch", "transformers")
-pytestmark = pytest.mark.skipif(
-    not all(map(find_spec, NEEDED)), reason=f"{', '.join(NEEDED)} are not all part of this environment"
-)
+def needs(*names):
+    there = all(map(find_spec, names))
+    return pytest.mark.skipif(not there, reason=f"{', '.join(names)} are not all part of this environment")
+
+
+pytestmark = needs("accelerate", "torch", "transformers")
 ID = "cache-static-zero-shared"
 WORKER = f"""
 def status(*_):
@@ -61,6 +63,7 @@ def run(tmp_path):
     def command(*arguments, **variables):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("ZOO_HOOKS", "RAY_"))}
         environment |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": paths(tmp_path)}
+        environment |= {"RAY_raylet_start_wait_time_s": "200"}
         done = subprocess.run(
             [sys.executable, *arguments], cwd=tmp_path, env=environment | variables, capture_output=True,
             text=True, timeout=300, check=False,
@@ -144,6 +147,7 @@ if __name__ == "__main__":
     assert run("script.py") == "APPLIED APPLIED\n"
 
 
+@needs("ray")
 def test_workers_of_ray(run):
     """A task and an actor have the repair, and the nodes are alike."""
     code = """
@@ -160,6 +164,7 @@ ray.shutdown()
     assert run("-c", code).splitlines()[-3:] == ["task APPLIED", "actor APPLIED", "alike True"]
 
 
+@needs("ray")
 def test_a_node_of_ray_that_differs_is_named(run):
     """On a cluster of two nodes the workers of one have the patch left out."""
     code = f"""
@@ -184,6 +189,7 @@ cluster.shutdown()
     assert said.count("node") == 1
 
 
+@needs("dask")
 def test_workers_of_dask(run):
     """Processes of a local cluster."""
     code = """
