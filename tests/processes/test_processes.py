@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+
 def needs(*names):
     there = all(map(find_spec, names))
     return pytest.mark.skipif(not there, reason=f"{', '.join(names)} are not all part of this environment")

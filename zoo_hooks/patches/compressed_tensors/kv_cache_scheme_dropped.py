@@ -54,7 +54,10 @@ def probe(module: ModuleType) -> Verdict:
         return Verdict.FIXED  # before 0.13.0 a scheme has no effect on a forward pass
     from transformers.masking_utils import create_causal_mask
 
-    name = NEW if NEW in inspect.signature(create_causal_mask).parameters else OLD
+    parameters = inspect.signature(create_causal_mask).parameters
+    name = next((name for name in (NEW, OLD) if name in parameters), None)
+    if name is None:
+        return Verdict.UNKNOWN
     attention = _Attention(name)
     asks = getattr(module, "is_cached_attention_module", None) or module.is_attention_module
     found = asks(attention)

@@ -51,15 +51,16 @@ def without_reentrant_checkpointing(
     """
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
-        default = list(inspect.signature(original).parameters.values())[2]
+        enabling, default = list(inspect.signature(original).parameters.values())[1:3]
 
-        def set_gradient_checkpointing(self: Any, enable: Any = True, *args: Any, **kwargs: Any) -> None:  # noqa: FBT002
+        def set_gradient_checkpointing(self: Any, *args: Any, **kwargs: Any) -> None:
             def mended(value: Any) -> Any:
                 function = not_reentrant(value) if callable(value) else value
                 if function is not value and not isinstance(self, SimpleNamespace):  # as the probe hands in
                     changes.tell(TOLD % type(self).__name__)
                 return function
 
+            enable = args[0] if args else kwargs.get(enabling.name, enabling.default)
             if enable and any(
                 isinstance(part, attention) and getattr(part, "is_kv_shared_layer", False)
                 for part in self.modules()
@@ -68,7 +69,7 @@ def without_reentrant_checkpointing(
                     kwargs[default.name] = default.default
                 args = tuple(map(mended, args))
                 kwargs = {name: mended(value) for name, value in kwargs.items()}
-            original(self, enable, *args, **kwargs)
+            original(self, *args, **kwargs)
 
         return set_gradient_checkpointing
 
