@@ -21,7 +21,7 @@ def test_without_the_repair_the_module_cannot_be_imported():
     """ImportError on an affected pair of releases, and only there."""
     assert guiding.stopped("cannot import name 'get_open_port'") == ({guiding.SERVE} if AFFECTED else set())
     assert ("Error" in guiding.without_hooks()["figures"][PATCH]) == AFFECTED
-    assert guiding.with_hooks()["figures"][PATCH] == "get_open_port is there"
+    assert guiding.with_hooks()["figures"][PATCH] == "trl.scripts.vllm_serve is there"
 
 
 @affected

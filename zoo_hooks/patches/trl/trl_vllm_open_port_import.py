@@ -56,7 +56,7 @@ def canary() -> Figure:
 
     with _tiny.mended(trl_availability_flags.PATCH), _tiny.mended(vllm_guided_decoding_params.PATCH):
         serve = import_module("trl.scripts.vllm_serve")
-    return Figure(f"{serve.get_open_port.__name__} is there", healthy=True)
+    return Figure(f"{serve.__name__} is there", healthy=True)
 
 
 PATCH = Patch(
@@ -68,7 +68,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/blob/v0.26.2/trl/scripts/vllm_serve.py#L63",
         "https://github.com/vllm-project/vllm/blob/v0.13.0/vllm/utils/__init__.py",
     ),
-    measures="what importing the module of trl vllm-serve gives (right: get_open_port is there)",
+    measures="what importing the module of trl vllm-serve gives (right: trl.scripts.vllm_serve is there)",
     probe=probe,
     repair=repair,
     canary=canary,
