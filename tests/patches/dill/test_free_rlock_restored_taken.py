@@ -229,6 +229,13 @@ def test_datasets_map_with_workers(tmp_path):
     check(tmp_path, MAP)
 
 
+def test_importing_dill_has_nothing_traced():
+    """Where logging is at INFO, dill traces what is written by it; what the probe writes is not."""
+    code = "import logging, sys, zoo_hooks\nlogging.basicConfig(level='INFO', stream=sys.stdout)\n"
+    lines = python(code + "zoo_hooks.init()\nimport dill").splitlines()
+    assert [line.partition(":")[2].partition(":")[0] for line in lines] == ["zoo_hooks"]
+
+
 def test_another_tool_that_came_first_is_not_fought():
     """Its repair is seen, and stays."""
     python(

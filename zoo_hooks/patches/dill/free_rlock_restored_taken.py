@@ -30,15 +30,15 @@ from zoo_hooks.model import Figure, Patch, Verdict
 
 
 def probe(module: ModuleType) -> Verdict:
-    restored: list[
-        Any
-    ] = []  # as writing and reading do it; dumps and loads need all of dill, which still loads
+    # As writing and reading do it; dumps and loads need all of dill, which still loads.
+    restored: list[Any] = []
 
     def save_reduce(*given: Any, **named: Any) -> None:
         function, args, *_ = (*given, *named.values())
         restored.append(function(*args))
 
-    module.save_rlock(SimpleNamespace(save_reduce=save_reduce), RLock())
+    pickler = SimpleNamespace(save_reduce=save_reduce, _trace_depth=None)  # as dill has it untraced
+    module.save_rlock(pickler, RLock())
     if [type(lock) for lock in restored] != [RLock]:
         return Verdict.UNKNOWN
     return Verdict.FIXED if restored[0].acquire(blocking=False) else Verdict.AFFECTED
