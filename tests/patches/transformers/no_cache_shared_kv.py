@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import zoo_hooks
 from zoo_hooks.patches.transformers import _shared_kv, _tiny
-from zoo_hooks.patches.transformers._zero_shared import held
+from zoo_hooks.patches.transformers._zero_shared import CACHE, held
 
 LEAST = 0.999999
 UNUSED = ("k_proj", "v_proj", "k_norm")
@@ -152,7 +152,8 @@ class NoCacheSharedKV:
         assert cache.get_seq_length() == 12
         names = list(inspect.signature(some.forward).parameters)
         cache = DynamicCache()
-        given = {"input_ids": _tiny.prompt(), "past_key_values": cache, "use_cache": False}
+        name = next(name for name in CACHE if name in names)
+        given = {"input_ids": _tiny.prompt(), name: cache, "use_cache": False}
         positional = [given.get(name) for name in names[: names.index("use_cache") + 1]]
         assert torch.equal(self.logits(some, *positional), expected)
         assert cache.get_seq_length() == 12

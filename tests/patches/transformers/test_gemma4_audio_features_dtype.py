@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conftest import recorded
 
 pytest.importorskip("transformers.models.gemma4")
 
@@ -132,9 +133,10 @@ def test_callers_of_get_audio_features_get_the_dtype_of_the_tower():
     given = _tiny.audio_inputs()
     with torch.no_grad():
         output = made.model.get_audio_features(given["input_features"], given["input_features_mask"])
-        hidden = made.model(**given).audio_hidden_states
-    assert output.pooler_output.dtype is torch.float16
-    assert hidden.shape[-1] == output.pooler_output.shape[-1]
+        assert output.pooler_output.dtype is torch.float16
+        if recorded(PATCH) == "AFFECTED":  # later ones ask for what is heard in another way
+            hidden = made.model(**given).audio_hidden_states
+            assert hidden.shape[-1] == output.pooler_output.shape[-1]
 
 
 def test_a_subclass_gets_the_arguments_that_upstream_gives():

@@ -326,7 +326,7 @@ def test_classes_look_as_they_did():
     wrapped = hasattr(PreTrainedModel._set_gradient_checkpointing, "__wrapped__")
     seen = inspect.signature(PreTrainedModel._set_gradient_checkpointing)
     touched = forwards(model())
-    assert wrapped == happens
+    assert wrapped or not happens  # another patch wraps it too, on the releases before those with this bug
     with zoo_hooks.disabled(PATCH):
         assert inspect.signature(PreTrainedModel._set_gradient_checkpointing) == seen
         assert forwards(model()) == touched
