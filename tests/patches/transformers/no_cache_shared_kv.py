@@ -157,7 +157,7 @@ class NoCacheSharedKV:
         positional = [given.get(name) for name in names[: names.index("use_cache") + 1]]
         assert torch.equal(self.logits(some, *positional), expected)
         assert cache.get_seq_length() == 12
-        given["past_key_values"] = None
+        given[name] = None
         positional = [given.get(name) for name in names[: names.index("use_cache") + 1]]
         assert torch.equal(self.logits(some, *positional), expected)
 
