@@ -224,8 +224,17 @@ def claimed(patch: Patch) -> bool:
     return all(find_spec(name.replace("-", "_")) for name in releases.claimed_upstreams(patch))
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--affected``: of the patches' test files only those of the bugs that are here."""
+    parser.addoption("--affected", action="store_true", help="leave out patches that do nothing here")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Tests of a patch are part of the environments that have its upstream."""
+    patch_id = collection_path.stem.removeprefix("test_").replace("_", "-")
+    if config.getoption("--affected") and collection_path.is_file() and patch_id in catalogue.ids():
+        patch = catalogue.get(patch_id)
+        return (claimed(patch) and recorded(patch_id) != "AFFECTED") or None
     upstream = collection_path.name
     return (collection_path.parent == HERE / "patches" and collection_path.is_dir()
             and upstream in catalogue.upstreams() and not find_spec(upstream)) or None  # fmt: skip
