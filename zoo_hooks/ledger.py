@@ -34,8 +34,9 @@ def in_force(patch: Patch, outcome: Outcome) -> bool:
     if outcome.changes is None or outcome.module is None or outcome.changes.in_place:
         return True
     try:
-        if patch.behavioural:
-            return Verdict(patch.probe(outcome.module)) is not Verdict.AFFECTED
+        verdict = Verdict(patch.probe(outcome.module)) if patch.behavioural else Verdict.UNKNOWN
+        if verdict is not Verdict.UNKNOWN:
+            return verdict is Verdict.FIXED
     except BaseException as error:  # as the engine does
         pass_on(error)
     return outcome.changes.within_reach

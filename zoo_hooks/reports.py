@@ -142,7 +142,7 @@ def row(patch: Patch, current: settings.Settings) -> Row:
 def _status(patch: Patch, outcome: Outcome) -> tuple[Status, str]:
     if outcome.status is Status.APPLIED and not in_force(patch, outcome):
         return Status.OVERWRITTEN, (
-            "other code has replaced what the repair had put in, and the bug is back; "
+            "other code has replaced what the repair had put in, and the bug may be back; "
             "zoo_hooks.activate() repairs it again"
         )
     return outcome.status, outcome.reason

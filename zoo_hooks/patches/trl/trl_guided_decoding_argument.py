@@ -38,7 +38,7 @@ LIMIT = "truncate_prompt_tokens"
 def probe(module: ModuleType) -> Verdict:
     if not hasattr(module, "GuidedDecodingParams"):  # there is no vLLM, or TRL knows the new name
         return Verdict.FIXED
-    with symptom(TypeError, f"unexpected keyword argument '{OLD}'"):
+    with symptom(TypeError, f"keyword argument '{OLD}'"):
         module.SamplingParams(**{OLD: None})
         return Verdict.FIXED
     return Verdict.AFFECTED if hasattr(module.SamplingParams, NEW) else Verdict.UNKNOWN

@@ -65,7 +65,7 @@ def _trl_knows_the_old_name_only() -> bool:
 
 def _refuses_an_empty_one(module: ModuleType) -> bool:
     """Tell whether the new class wants a constraint."""
-    with symptom(ValueError, REFUSAL):
+    with symptom(Exception, REFUSAL):
         getattr(module, NEW)()
         return False
     return True
