@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import PATCH
 
@@ -189,6 +191,20 @@ def test_a_repair_that_other_code_has_overwritten_says_so_and_comes_back(zoo, na
     more = "" if behavioural else "behavioural=False, "
     zoo.patch("fake.both", "a", WRAPS.replace("MARK", "A").replace("measures=", f"{more}measures="))
     assert zoo.run(OVERWRITTEN.format(name=name)) == said
+
+
+def test_code_that_the_probe_does_not_know_has_overwritten_a_repair_too(zoo):
+    """It is not taken for a repair that still acts, and is left alone."""
+    zoo.module("fake.core")
+    knows = "return {1: Verdict.AFFECTED, 2: Verdict.FIXED}.get(module.value, Verdict.UNKNOWN)"
+    source = PATCH.format(target="fake.core", upstream="fake", more="")
+    zoo.patch("fake.core", source=re.sub(r"return Verdict.AFFECTED .*", knows, source, count=1))
+    code = """
+        import fake.core
+        fake.core.value = 3
+        print(zoo_hooks.report()["bug"].status.name, zoo_hooks.activate()["bug"].status.name, fake.core.value)
+    """
+    assert zoo.run(code) == "OVERWRITTEN UNKNOWN 3\n"
 
 
 def test_a_repair_that_is_overwritten_in_part_is_made_anew_once(zoo):
