@@ -71,6 +71,7 @@ def _with_all_names(trainer: Any, ignored: Any) -> Any:
 def canary() -> Figure:
     import tempfile
 
+    import accelerate  # noqa: F401 - without it there is no Trainer
     import torch
     import transformers
 
