@@ -90,7 +90,7 @@ def test_models_that_are_not_packed_are_as_without_the_repair(dtype):
 def test_only_an_affected_release_is_touched_and_it_looks_as_it_did(name):
     """The signature is upstream's; on the others the method is upstream's own."""
     forward = getattr(target, name).forward
-    assert (forward.__globals__["__name__"] == RECORD.module) == affected()
+    assert forward.__globals__["__name__"].startswith("zoo_hooks.") == affected()
     assert list(inspect.signature(forward).parameters)[: len(PARAMETERS[name])] == PARAMETERS[name]
 
 

@@ -124,8 +124,9 @@ def _keep_all(cache: Any) -> None:
 
 def canary() -> Figure:
     import transformers
+    from transformers import cache_utils
 
-    if not _zero_shared.knows_sharing(transformers.cache_utils):
+    if not _zero_shared.knows_sharing(cache_utils):
         return Figure("this release has no layers with a window", healthy=True)
     sharing = _tiny.shared_model if hasattr(transformers, "Gemma4ForCausalLM") else _tiny.gemma3n_model
     model, how = sharing(**_tiny.PER_LAYER_INPUTS), {"max_new_tokens": 16, "do_sample": False}

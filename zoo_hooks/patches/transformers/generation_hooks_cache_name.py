@@ -113,7 +113,7 @@ def _answering(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[st
 
 
 def canary() -> Figure:
-    from transformers import LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
     class Looking(LlamaForCausalLM):  # type: ignore[misc]
         seen = 0
