@@ -67,14 +67,14 @@ class Wrapper:
         given = {"args": args, "kwargs": kwargs}
         real = nanoseconds(CALL, REAL, call=self.ours, **given)
 
-        if half:
-            taken = pair(nanoseconds(CALL, REAL, call=self.plain, **given), real, rounds)
-            return taken.plain, taken
-
         def nothing(*_: Any, **__: Any) -> Any:
             return result
 
         hollow = _around(self.ours, self.plain, nothing)
+        on_tensors = len(args) > 1 and hasattr(args[1], "flatten")
+        if half or (hollow is None and not on_tensors):
+            taken = pair(nanoseconds(CALL, REAL, call=self.plain, **given), real, rounds)
+            return taken.plain, taken
         if hollow is None:
             light = {"args": (_light(args[0]), args[1].flatten()[:1]), "kwargs": {}}
             sides = [nanoseconds(CALL, HOLLOW, call=call, **light) for call in (self.plain, self.ours)]
@@ -114,7 +114,8 @@ def applied() -> Iterator[Wrapper]:
             for layer in outcome.changes._made if outcome and outcome.changes else ():  # noqa: SLF001
                 owner, (before, after) = layer.place.owner, layer.made[-1]
                 asked_once = isinstance(owner, type) and issubclass(owner, PretrainedConfig)
-                if isinstance(after, (FunctionType, property)) and not asked_once:
+                wraps = callable(before) and isinstance(after, FunctionType)
+                if (wraps or isinstance(after, property)) and not asked_once:
                     yield Wrapper(patch.id, owner, layer.place.name, before, after)
 
 

@@ -47,8 +47,10 @@ def keep_modules() -> None:
     for name, module in _kept.items():
         if sys.modules.get(name) is not module:
             sys.modules[name] = module
-    for name in [name for name in sys.modules if name.startswith("zoo_hooks.")]:
-        _kept[name] = sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        whole = not getattr(getattr(module, "__spec__", None), "_initializing", False)
+        if name.startswith("zoo_hooks.") and whole:  # another thread may be importing it
+            _kept[name] = module
 
 
 def for_target(target: str) -> list[Patch]:

@@ -71,8 +71,14 @@ def load(name: str) -> "ModuleType":
     _loading.add(me)
     zoo_hooks._check = _no_stranger  # noqa: SLF001 - the finder is a part of this
     try:
-        __import__(name)
-        return sys.modules[name]
+        try:
+            __import__(name)
+            return sys.modules[name]
+        except (AttributeError, ImportError, KeyError) as error:
+            # A signal's exception may have ended the import of another thread, for which this one waited.
+            pass_on(error)
+            __import__(name)
+            return sys.modules[name]
     finally:
         if outermost:
             _loading.discard(me)

@@ -213,7 +213,7 @@ def test_others_see_the_signature_as_it_is():
 
 
 def test_one_that_asks_for_the_new_name_is_left_alone(monkeypatch):
-    """And one that fails on the probe's own call is not known."""
+    """What one that fails on the probe's own call raises goes to the engine."""
     kv_cache = sys.modules[patch.KV_CACHE]
 
     def hook(module, args, kwargs):
@@ -227,10 +227,11 @@ def test_one_that_asks_for_the_new_name_is_left_alone(monkeypatch):
         raise TypeError("past_key_values")
 
     with zoo_hooks.disabled(PATCH):
-        monkeypatch.setattr(kv_cache, patch.HOOK, hook)
-        assert patch.probe(types.SimpleNamespace(is_cached_attention_module=asks)) is Verdict.FIXED
-        assert patch.probe(types.SimpleNamespace(is_attention_module=fails)) is Verdict.UNKNOWN
-        monkeypatch.undo()
+        with monkeypatch.context() as own:
+            own.setattr(kv_cache, patch.HOOK, hook)
+            assert patch.probe(types.SimpleNamespace(is_cached_attention_module=asks)) is Verdict.FIXED
+            with pytest.raises(TypeError, match="past_key_values"):
+                patch.probe(types.SimpleNamespace(is_attention_module=fails))
         assert patch.probe(types.SimpleNamespace(is_attention_module=asks)) is Verdict.AFFECTED
 
 

@@ -22,6 +22,7 @@ is not touched. Without autocast, and in bfloat16, nothing changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -62,7 +63,8 @@ def probe(module: ModuleType) -> Verdict:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
         zeros = torch.zeros(1, 2, 1, device="cpu")
         _, weights = attention.forward(stand_in, zeros, torch.zeros(1, 1, device="cpu"), mask)
-    masked = abs(weights[0, 0, 0, 0].double().log().diff().item())
+    least, most = sorted(weights[0, 0, 0, 0].tolist())
+    masked = math.log(most / least) if least > 0 else math.inf
     if abs(masked - MASKED) < NEAR:
         return Verdict.FIXED
     return Verdict.AFFECTED if abs(masked - ROUNDED) < NEAR else Verdict.UNKNOWN
