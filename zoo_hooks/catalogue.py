@@ -47,10 +47,18 @@ def keep_modules() -> None:
     for name, module in _kept.items():
         if sys.modules.get(name) is not module:
             sys.modules[name] = module
-    for name, module in list(sys.modules.items()):
-        whole = not getattr(getattr(module, "__spec__", None), "_initializing", False)
-        if name.startswith("zoo_hooks.") and whole:  # another thread may be importing it
-            _kept[name] = module
+    for module in _imported_in(zoo_hooks):
+        if sys.modules.get(module.__name__) is module:
+            _kept[module.__name__] = module
+
+
+def _imported_in(package: ModuleType) -> Iterator[ModuleType]:
+    """The modules of a package whose import has ended; to look through sys.modules for them takes longer."""
+    for module in list(vars(package).values()):
+        if isinstance(module, ModuleType) and module.__name__.rpartition(".")[0] == package.__name__:
+            yield module
+            if hasattr(module, "__path__"):
+                yield from _imported_in(module)
 
 
 def for_target(target: str) -> list[Patch]:

@@ -13,6 +13,13 @@ from zoo_hooks import notices
 from zoo_hooks.layers import CannotRevert, Layer, Place, leads_to, place_of
 from zoo_hooks.safety import pass_on
 
+STRANGERS = frozenset({*sys.stdlib_module_names, "numpy", "sympy", "torch"}) - {"__main__"}
+"""Packages with most of the modules of a process, which import none of the functions that are rebound."""
+
+
+def _may_copy(name: str) -> bool:
+    return name.partition(".")[0] not in STRANGERS
+
 
 class Changes:
     """The changes of one repair, in the order in which they were made."""
@@ -39,9 +46,9 @@ class Changes:
         self._put(Layer(place_of(owner, name), functools.partial(_wrapped, make)))
 
     def rebind(self, old: object, new: object) -> None:
-        """Replace ``old`` under every name of every module that has copied it."""
-        for module in list(sys.modules.values()):
-            # Identities first: hardly any of the thousands of modules has a copy.
+        """Replace ``old`` under every name of every module that has copied it, but for those of STRANGERS."""
+        for module in [module for name, module in list(sys.modules.items()) if _may_copy(name)]:
+            # Identities first: hardly any of the modules has a copy.
             if isinstance(module, ModuleType) and id(old) in map(id, list(vars(module).values())):
                 for name in [name for name, value in vars(module).items() if value is old]:
                     self.replace(module, name, new)
