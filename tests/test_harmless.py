@@ -266,8 +266,8 @@ def test_a_forked_child_never_waits_for_an_import_of_its_parents(zoo, preloaded)
     for name in ("one", "two"):
         zoo.module(f"{name}.core")
         zoo.patch(f"{name}.core", f"bug_{name}")
-    # CPython 3.12 and 3.13 show the warning of a fork beside threads while they hold the import lock, and
-    # import linecache for that, for which a thread that is importing it waits in turn: with us or without.
+    # CPython 3.12 shows the warning of a fork beside threads while it holds the import lock, and may
+    # import linecache for that, where a thread that is importing it waits in turn: with us or without.
     warned = "import warnings\nwarnings.simplefilter('ignore')\n"
     begin = "import dataclasses, enum, inspect, logging, pkgutil, weakref, fnmatch\n" if preloaded else ""
     code = (
