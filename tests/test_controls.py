@@ -193,18 +193,24 @@ def test_a_repair_that_other_code_has_overwritten_says_so_and_comes_back(zoo, na
     assert zoo.run(OVERWRITTEN.format(name=name)) == said
 
 
-def test_code_that_the_probe_does_not_know_has_overwritten_a_repair_too(zoo):
-    """It is not taken for a repair that still acts, and is left alone."""
+@pytest.mark.parametrize(
+    ("new", "said"), [("2", "APPLIED 2 3"), ("module.value + 1", "UNKNOWN 3 3")], ids=["mends it", "does not"]
+)
+def test_code_that_the_probe_does_not_know_has_overwritten_a_repair_too(zoo, new, said):
+    """It is not taken for a repair that still acts; activate() repairs it if that shows."""
     zoo.module("fake.core")
     knows = "return {1: Verdict.AFFECTED, 2: Verdict.FIXED}.get(module.value, Verdict.UNKNOWN)"
     source = PATCH.format(target="fake.core", upstream="fake", more="")
+    source = source.replace('"value", 2)', f'"value", {new})')
     zoo.patch("fake.core", source=re.sub(r"return Verdict.AFFECTED .*", knows, source, count=1))
     code = """
         import fake.core
         fake.core.value = 3
         print(zoo_hooks.report()["bug"].status.name, zoo_hooks.activate()["bug"].status.name, fake.core.value)
+        zoo_hooks.revert("bug")
+        print(fake.core.value)
     """
-    assert zoo.run(code) == "OVERWRITTEN UNKNOWN 3\n"
+    assert zoo.run(code).split() == ["OVERWRITTEN", *said.split()]
 
 
 def test_a_repair_that_is_overwritten_in_part_is_made_anew_once(zoo):

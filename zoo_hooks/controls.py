@@ -44,7 +44,7 @@ def activate() -> reports.Report:
             continue
         patches = engine.patches_of(target, "after")
         engine.fire([p for p in patches if not ledger.find(p.id, target)], target, late=True)
-        engine.fire([p for p in patches if not _settled(p, target, module)], target)
+        engine.fire([p for p in patches if not _settled(p, target, module)], target, again=True)
     return reports.report()
 
 

@@ -76,19 +76,21 @@ def patches_of(target: str, when: str) -> list[Patch]:
     return found
 
 
-def fire(patches: list[Patch], target: str, *, late: bool = False) -> None:
-    """Run patches on a target as it stands in sys.modules."""
+def fire(patches: list[Patch], target: str, *, late: bool = False, again: bool = False) -> None:
+    """Run patches on a target as it stands in sys.modules; ``again``: over what others put there, too."""
     if (module := sys.modules.get(target)) is not None:
         for patch in patches:
-            _run(patch, target, module, late=late)
+            _run(patch, target, module, late=late, again=again)
 
 
-def _run(patch: Patch, target: str, module: ModuleType, *, late: bool = False) -> Outcome | None:
+def _run(
+    patch: Patch, target: str, module: ModuleType, *, late: bool = False, again: bool = False
+) -> Outcome | None:
     claim = claims.take(patch.id, target)
     if claim is None:
         return None  # another thread is at it
     try:
-        outcome = _attempt(patch, target, module, claim.changes)
+        outcome = _attempt(patch, target, module, claim.changes, again=again)
         outcome = replace(outcome, late=outcome.late or late)
         ledger.record(outcome if patch.when == "after" else replace(outcome, changes=None))
     except BaseException:  # from outside
@@ -104,11 +106,11 @@ def _run(patch: Patch, target: str, module: ModuleType, *, late: bool = False) -
     return outcome
 
 
-def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes) -> Outcome:
+def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes, *, again: bool) -> Outcome:
     def outcome(status: Status, reason: str = "", error: BaseException | None = None) -> Outcome:
         return Outcome(patch.id, target, status, reason, error, module=module)
 
-    stage = "reading ZOO_HOOKS"
+    stage, unknown = "reading ZOO_HOOKS", False
     try:
         current = settings.read()
         if held_back := _held_back(patch, current):
@@ -117,7 +119,10 @@ def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes) ->
         verdict = Verdict(patch.probe(module))
         seen = ledger.find(patch.id, target)
         earlier = seen.changes if seen else None
-        if verdict is not Verdict.AFFECTED:
+        # What other code has put over a repair may be unknown to the probe; then it has to be FIXED after it.
+        overwritten = earlier is not None and not earlier.in_place
+        unknown = again and overwritten and verdict is Verdict.UNKNOWN
+        if verdict is not Verdict.AFFECTED and not unknown:
             kept = seen and earlier and earlier.in_place and verdict is Verdict.FIXED
             return seen if seen and kept else outcome(*_HANDS_OFF[verdict])
         if current.dry_run:
@@ -127,14 +132,16 @@ def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes) ->
             earlier.undo(partly=True)
         patch.repair(module, changes)
         stage = "after the repair"
-        _insist(patch, module, changes)
+        _insist(patch, module, changes, fixed=unknown)
         return replace(outcome(Status.APPLIED, patch.title), changes=changes)
     except BaseException as error:  # see the module's docstring
         trouble = changes.roll_back()
         pass_on(error)
         reason = f"{type(error).__name__}: {error}"
-        if stage == "probe":
-            return outcome(Status.UNKNOWN, f"the probe does not know this code; it raised {reason}", error)
+        if unknown or stage == "probe":
+            who = "it" if stage == "probe" else "the repair"
+            why = f"the probe does not know this code; {who} raised {reason}{trouble}"
+            return outcome(Status.UNKNOWN, why, error)
         return outcome(Status.FAILED, f"{stage}: {reason}{trouble}", error)
 
 
@@ -152,10 +159,11 @@ _HANDS_OFF = {
 }
 
 
-def _insist(patch: Patch, module: ModuleType, changes: Changes) -> None:
+def _insist(patch: Patch, module: ModuleType, changes: Changes, *, fixed: bool) -> None:
     if not changes:
         raise RepairDidNotShow("the repair changed nothing")
-    if patch.behavioural and patch.probe(module) is Verdict.AFFECTED:
+    verdict = patch.probe(module) if patch.behavioural or fixed else Verdict.FIXED
+    if verdict is Verdict.AFFECTED or (fixed and verdict is not Verdict.FIXED):
         raise RepairDidNotShow("the probe still finds the bug")
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import half_mlp
 import pytest
 import torch
+from conftest import python
 from half_mlp import HALF, HalfMLP, alone, error, states, world  # noqa: F401 - fixtures
 
 pytest.importorskip("transformers.models.gemma4")
@@ -254,3 +255,26 @@ def test_without_the_repair_an_affected_release_overflows(measured):
     row = measured(PATCH)
     assert str(row["without"]) == "nan"
     assert row["with"] < 0.002
+
+
+def test_what_another_tool_has_put_over_it_is_told_and_activate_repairs_it_again():
+    """A forward that is put in after the import, as Liger's; revert() gives that one back."""
+    code = """
+        import torch, zoo_hooks
+        from transformers.models.gemma4 import modeling_gemma4 as target
+        from zoo_hooks.patches.transformers import _half_mlp, _tiny
+
+        def theirs(self, x):
+            gelu = torch.nn.functional.gelu(self.gate_proj(x), approximate="tanh")
+            return self.down_proj(gelu * self.up_proj(x))
+
+        def healthy():
+            return _half_mlp.figure(_tiny.shared_model().model.layers[0].mlp).healthy
+
+        target.Gemma4TextMLP.forward = theirs
+        print(zoo_hooks.report()["gemma4-mlp-fp16"].status.name, healthy())
+        print(zoo_hooks.activate()["gemma4-mlp-fp16"].status.name, healthy())
+        zoo_hooks.revert("gemma4-mlp-fp16")
+        print(target.Gemma4TextMLP.forward is theirs)
+    """
+    assert python(code).split() == ["OVERWRITTEN", "False", "APPLIED", "True", "True"]

@@ -65,7 +65,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
         return forward
 
     for name, verdict in _verdicts(module).items():
-        if verdict is Verdict.AFFECTED:
+        if verdict is not Verdict.FIXED:  # UNKNOWN are those of others, which the user has asked to replace
             kind = make_conditioning if name == CONDITIONING else make
             changes.wrap(getattr(module, name), "forward", kind)
 
