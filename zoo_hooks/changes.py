@@ -17,10 +17,6 @@ STRANGERS = frozenset({*sys.stdlib_module_names, "numpy", "sympy", "torch"}) - {
 """Packages with most of the modules of a process, which import none of the functions that are rebound."""
 
 
-def _may_copy(name: str) -> bool:
-    return name.partition(".")[0] not in STRANGERS
-
-
 class Changes:
     """The changes of one repair, in the order in which they were made."""
 
@@ -47,9 +43,10 @@ class Changes:
 
     def rebind(self, old: object, new: object) -> None:
         """Replace ``old`` under every name of every module that has copied it, but for those of STRANGERS."""
-        for module in [module for name, module in list(sys.modules.items()) if _may_copy(name)]:
-            # Identities first: hardly any of the modules has a copy.
-            if isinstance(module, ModuleType) and id(old) in map(id, list(vars(module).values())):
+        for path, module in list(sys.modules.items()):
+            if path.partition(".")[0] in STRANGERS or not isinstance(module, ModuleType):
+                continue
+            if id(old) in map(id, list(vars(module).values())):  # first, for hardly any module has a copy
                 for name in [name for name, value in vars(module).items() if value is old]:
                     self.replace(module, name, new)
 

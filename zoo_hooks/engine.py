@@ -133,6 +133,8 @@ def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes, *,
         patch.repair(module, changes)
         stage = "after the repair"
         _insist(patch, module, changes, fixed=unknown)
+        if unknown:
+            changes.tell(f"{patch.id} stands again where other code had put its own over it")
         return replace(outcome(Status.APPLIED, patch.title), changes=changes)
     except BaseException as error:  # see the module's docstring
         trouble = changes.roll_back()

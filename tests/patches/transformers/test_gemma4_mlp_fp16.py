@@ -278,3 +278,18 @@ def test_what_another_tool_has_put_over_it_is_told_and_activate_repairs_it_again
         print(target.Gemma4TextMLP.forward is theirs)
     """
     assert python(code).split() == ["OVERWRITTEN", "False", "APPLIED", "True", "True"]
+
+
+def test_a_forward_of_others_that_does_not_call_the_parts_is_not_replaced():
+    """What it does cannot be seen, so that it would be lost."""
+    code = """
+        import zoo_hooks
+        from transformers.models.gemma4 import modeling_gemma4 as target
+
+        def fused(self, x):
+            return x
+
+        target.Gemma4TextMLP.forward = fused
+        print(zoo_hooks.activate()["gemma4-mlp-fp16"].status.name, target.Gemma4TextMLP.forward is fused)
+    """
+    assert python(code).split() == ["UNKNOWN", "True"]

@@ -52,10 +52,11 @@ def scale_of(gate: Any, up: Any) -> Any:
     return scale.clamp_(LEAST).masked_fill_(fits, 1.0)
 
 
-def verdict(module: ModuleType, mlp: str, *before: float) -> Verdict:
+def verdict(module: ModuleType, mlp: str, *before: float, anyones: bool = False) -> Verdict:
     """Run the MLP's forward on stand-ins for its parts, with a product of 2**18 and an output of 2**15.
 
-    ``before`` are what it takes before the states; norms around it are left out.
+    ``before`` are what it takes before the states; norms around it are left out. A forward of others that has
+    the bug is UNKNOWN, for it would be lost, unless ``anyones``, which may have the activation in itself.
     """
     import torch
 
@@ -83,9 +84,11 @@ def verdict(module: ModuleType, mlp: str, *before: float) -> Verdict:
     given = [torch.full((1, 1), value, **half) for value in (*before, 3.0)]
     forward = getattr(module, mlp).forward
     result = forward(parts, *given).item()
+    if anyones and "act_fn" not in calls:
+        calls.append("act_fn")
     if sorted(calls) != sorted((*names, "down_proj")):
         return Verdict.UNKNOWN
-    if result == float("inf") and not is_upstreams(forward):
+    if result == float("inf") and not (anyones or is_upstreams(forward)):
         return Verdict.UNKNOWN
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
     return right.get(result, Verdict.UNKNOWN)

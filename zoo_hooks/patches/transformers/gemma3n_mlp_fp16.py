@@ -48,7 +48,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
         return forward
 
-    changes.wrap(module.Gemma3nTextMLP, "forward", make)
+    if _half_mlp.verdict(module, "Gemma3nTextMLP", anyones=True) is Verdict.AFFECTED:  # as in Gemma-4
+        changes.wrap(module.Gemma3nTextMLP, "forward", make)
 
 
 def canary() -> Figure:

@@ -64,17 +64,19 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
         return forward
 
-    for name, verdict in _verdicts(module).items():
-        if verdict is not Verdict.FIXED:  # UNKNOWN are those of others, which the user has asked to replace
+    for name, verdict in _verdicts(module, anyones=True).items():  # of others only if activate() asks
+        if verdict is Verdict.AFFECTED:
             kind = make_conditioning if name == CONDITIONING else make
             changes.wrap(getattr(module, name), "forward", kind)
 
 
-def _verdicts(module: ModuleType) -> dict[str, Verdict]:
-    verdicts = {name: _half_mlp.verdict(module, name) for name in MLPS if hasattr(module, name)}
-    if hasattr(module, CONDITIONING):
-        verdicts[CONDITIONING] = _half_mlp.verdict(module, CONDITIONING, 0.0)
-    return verdicts
+def _verdicts(module: ModuleType, *, anyones: bool = False) -> dict[str, Verdict]:
+    before = dict.fromkeys(MLPS, ()) | {CONDITIONING: (0.0,)}
+    return {
+        name: _half_mlp.verdict(module, name, *given, anyones=anyones)
+        for name, given in before.items()
+        if hasattr(module, name)
+    }
 
 
 def canary() -> Figure:

@@ -113,7 +113,7 @@ def _answering(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[st
 
 
 def canary() -> Figure:
-    from transformers.models.llama.modeling_llama import LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM  # ImportError names torch
 
     class Looking(LlamaForCausalLM):  # type: ignore[misc]
         seen = 0
