@@ -105,6 +105,50 @@ print(*seen, zoo_hooks.report()["bug"].status.name, fake.value)
 """
 
 
+TIMER = """
+import os, signal
+
+class Deadline(Exception):
+    pass
+
+def strike(*given):
+    raise Deadline("mine")
+
+def trial(delay):
+    ignored = []
+    sys.unraisablehook = ignored.append  # in callbacks of the import system Python itself lets it go
+    signal.signal(signal.SIGALRM, strike)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        import fake
+        left = signal.getitimer(signal.ITIMER_REAL)[0]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        lost = not left and not ignored
+    except Deadline:
+        lost = False
+    import fake, third
+    return lost or ({fake.value, third.value} != {2} and not ignored)
+
+bad = []
+for number in range(1, count + 1):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(trial(number * step))
+    if os.waitpid(pid, 0)[1]:
+        bad.append(number * step)
+print(bad)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_deadline_at_any_moment_of_the_first_import_reaches_the_user(zoo):
+    """Also where it strikes in the import system, which takes its own frames out of the traceback."""
+    for name in ("fake", "third"):
+        zoo.module(name)
+        zoo.patch(name, f"bug_{name}")
+    assert zoo.run("count, step = 200, 0.0003\n" + TIMER) == "[]\n"
+
+
 def test_an_exception_raised_into_a_thread_reaches_it(zoo):
     """A thread that is stopped by PyThreadState_SetAsyncExc during our work stops."""
     repair(

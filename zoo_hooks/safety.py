@@ -32,30 +32,34 @@ def pass_on(error: BaseException) -> None:
 def _from_outside(error: BaseException) -> bool:
     """Tell a signal handler, and what is raised by no instruction.
 
-    Python calls a handler with a number and the frame that it interrupts. What another thread raises
+    Python calls a handler with a number and the frame that it interrupts, which the import system may have
+    taken out of the traceback. What another thread raises
     (``PyThreadState_SetAsyncExc``), and Ctrl-C, has no arguments, and stands at no instruction that raises.
     """
-    caller = None
+    innermost = None
     entry = error.__traceback__
     while entry is not None:
-        if caller is not None and _handles_signal(entry.tb_frame, caller):
+        if _handles_signal(entry.tb_frame):
             return True
-        caller, last, entry = entry.tb_frame, entry.tb_lasti, entry.tb_next
+        innermost, last, entry = entry.tb_frame, entry.tb_lasti, entry.tb_next
     raised_in_c = (GeneratorExit, MemoryError, StopAsyncIteration, StopIteration, SystemExit)
-    if caller is None or error.args or isinstance(error, raised_in_c):
+    if innermost is None or error.args or isinstance(error, raised_in_c):
         return False
     opname = load("opcode").opname
-    return opname[caller.f_code.co_code[last]] not in ("RAISE_VARARGS", "RERAISE")
+    return opname[innermost.f_code.co_code[last]] not in ("RAISE_VARARGS", "RERAISE")
 
 
-def _handles_signal(frame: "FrameType", caller: "FrameType") -> bool:
+def _handles_signal(frame: "FrameType") -> bool:
     code, values = frame.f_code, frame.f_locals
     takes_more = bool(code.co_flags & 4)
     given: list[Any] = []
     for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + takes_more]:
         value = values.get(name)
         given += value if isinstance(value, tuple) else [value]
-    return any(isinstance(given[n - 1], int) and given[n] is caller for n in range(1, len(given)))
+    interrupted = frame.f_back
+    return interrupted is not None and any(
+        isinstance(given[n - 1], int) and given[n] is interrupted for n in range(1, len(given))
+    )
 
 
 def load(name: str) -> "ModuleType":
