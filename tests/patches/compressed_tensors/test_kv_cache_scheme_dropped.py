@@ -236,6 +236,25 @@ def test_one_that_asks_for_the_new_name_is_left_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_another_tool_may_rename_around_the_hook(first, monkeypatch):
+    """The hook gives the cache back by the name by which it was handed in."""
+    kv_cache = sys.modules[patch.KV_CACHE]
+    with zoo_hooks.disabled(PATCH) if first == "theirs" else contextlib.nullcontext():
+        original = getattr(kv_cache, patch.HOOK)
+
+    def hook(module, args, kwargs):
+        given = {"past_key_values" if name == "cache" else name: value for name, value in kwargs.items()}
+        args, given = original(module, args, given)
+        if "cache" in kwargs:
+            given["cache"] = given.pop("past_key_values")
+        return args, given
+
+    with monkeypatch.context() as own:
+        own.setattr(kv_cache, patch.HOOK, hook)
+        assert patch.canary().healthy
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
 def test_another_tools_repair_before_or_after_does_no_harm(first, monkeypatch):
     """One that replaces both functions by those that ask for the new name; before us it is seen."""
     place, kv_cache = sys.modules[patch.INITIALIZE], sys.modules[patch.KV_CACHE]

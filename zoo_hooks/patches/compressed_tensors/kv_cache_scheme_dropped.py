@@ -89,7 +89,8 @@ def _signature(function: Callable[..., Any], **kwargs: Any) -> inspect.Signature
 
 def _by_new_name(original: Callable[..., Any]) -> Callable[..., Any]:
     def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if NEW not in kwargs and NEW not in inspect.signature(module.forward).parameters:
+        takes_new = NEW in kwargs or NEW in inspect.signature(module.forward).parameters
+        if OLD in kwargs or not takes_new:
             return original(module, args, kwargs)
         args, kwargs = original(module, args, _renamed(kwargs, NEW, OLD))
         return args, _renamed(kwargs, OLD, NEW)
