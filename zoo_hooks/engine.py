@@ -106,7 +106,9 @@ def _run(
     return outcome
 
 
-def _attempt(patch: Patch, target: str, module: ModuleType, changes: Changes, *, again: bool) -> Outcome:
+def _attempt(
+    patch: Patch, target: str, module: ModuleType, changes: Changes, *, again: bool = False
+) -> Outcome:
     def outcome(status: Status, reason: str = "", error: BaseException | None = None) -> Outcome:
         return Outcome(patch.id, target, status, reason, error, module=module)
 
