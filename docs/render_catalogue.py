@@ -18,8 +18,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from zoo_hooks import catalogue, cli
+from zoo_hooks import catalogue
 from zoo_hooks.model import Patch
+from zoo_hooks.tool import cli
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -105,7 +106,7 @@ def write_generated() -> None:
         "faults.md": faults(),
         "catalogue.md": page(catalogue.everything(), recorded()),
         "generated/help.txt": _output("--help"),
-        "generated/show.txt": _output("show", "cache-static-zero-shared"),
+        "generated/show.txt": _output("show", "transformers/cache-static-zero-shared"),
     }
     for name, text in texts.items():
         file = HERE / name

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from zoo_hooks import catalogue, releases, survey
+from zoo_hooks import catalogue, releases
 from zoo_hooks.model import Patch
 from zoo_hooks.releases import version as version_of
+from zoo_hooks.tool import survey
 
 HERE = Path(__file__).parent
 VERDICTS = json.loads((HERE / "verdicts.json").read_text())
@@ -107,7 +108,7 @@ class Zoo:
         self.targets.add(target)
         if 'when="before"' in source:
             self.before.add(target)
-        return name.replace("_", "-")
+        return f"{upstream}/{name.replace('_', '-')}"
 
     @property
     def preamble(self) -> str:
@@ -231,7 +232,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Tests of a patch are part of the environments that have its upstream."""
-    patch_id = collection_path.stem.removeprefix("test_").replace("_", "-")
+    upstream = collection_path.parent.name
+    patch_id = f"{upstream}/{collection_path.stem.removeprefix('test_').replace('_', '-')}"
     if config.getoption("--affected") and collection_path.is_file() and patch_id in catalogue.ids():
         patch = catalogue.get(patch_id)
         return (claimed(patch) and recorded(patch_id) != "AFFECTED") or None

@@ -27,7 +27,7 @@ import pytest
 
 import zoo_hooks
 from zoo_hooks import catalogue
-from zoo_hooks.patches.trl import _tiny, trl_availability_flags
+from zoo_hooks.patches.trl import _tiny, availability_flags
 
 HERE = Path(__file__).parent
 OLD, NEW = "GuidedDecodingParams", "StructuredOutputsParams"
@@ -37,10 +37,10 @@ TOKENIZER = "vllm.transformers_utils.tokenizer"
 REGEXES = [None, "[ab]+"]
 METHODS = {"generate": "prompts", "chat": "messages"}
 PATCHES = [
-    "trl-vllm-tokenizer-import",
-    "vllm-guided-decoding-params",
-    "trl-guided-decoding-argument",
-    "trl-vllm-open-port-import",
+    "trl/vllm-tokenizer-import",
+    "vllm/guided-decoding-params",
+    "trl/guided-decoding-argument",
+    "trl/vllm-open-port-import",
 ]
 
 
@@ -191,7 +191,7 @@ def help_on(error, undo):
         undo.callback(delattr, utils, "get_open_port")
     else:  # trl takes a package for installed
         assert "No module named" in error, error
-        undo.enter_context(_tiny.mended(trl_availability_flags.PATCH))
+        undo.enter_context(_tiny.mended(availability_flags.PATCH))
 
 
 def step(module, regex, **more):

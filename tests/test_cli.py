@@ -57,9 +57,9 @@ def test_status_shows_each_patch_with_version_status_and_reason(run):
     done = run("status")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
-    line = next(line for line in done.stdout.splitlines() if line.startswith("bug"))
-    assert line.split() == ["bug", "fake", "1.5", "APPLIED", "value", "is", "1", "fake>=2"]
-    assert "cache-static-zero-shared" in done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("fake/bug"))
+    assert line.split() == ["fake/bug", "fake", "1.5", "APPLIED", "value", "is", "1", "fake>=2"]
+    assert "transformers/cache-static-zero-shared" in done.stdout
 
 
 @pytest.mark.usefixtures("affected")
@@ -69,7 +69,7 @@ def test_status_as_json_and_for_one_patch(run):
     assert told["start_up"] is None
     assert told["misfits"] == []
     (row,) = told["patches"]
-    assert (row["id"], row["version"], row["status"]) == ("bug", "1.5", "APPLIED")
+    assert (row["id"], row["version"], row["status"]) == ("fake/bug", "1.5", "APPLIED")
     assert row["retired_by"] == ["fake>=2"]
 
 
@@ -96,8 +96,8 @@ def test_status_says_which_side_of_a_pair_is_behind(run, zoo, affects, retired_b
     zoo.patch("fake.core", source=pair)
     (row,) = json.loads(run("status", "bug", "--json").stdout)["patches"]
     assert (row["status"], row["retired_by"]) == ("APPLIED", retired_by)
-    line = next(line for line in run("status", "bug").stdout.splitlines() if line.startswith("bug"))
-    assert line.split() == ["bug", "fake", "1.5", "APPLIED", "value", "is", "1", *told.split()]
+    line = next(line for line in run("status", "bug").stdout.splitlines() if line.startswith("fake/bug"))
+    assert line.split() == ["fake/bug", "fake", "1.5", "APPLIED", "value", "is", "1", *told.split()]
 
 
 @pytest.mark.usefixtures("affected")
@@ -128,9 +128,9 @@ def test_status_survives_an_upstream_that_kills_the_interpreter(run, zoo):
     zoo.module("fake.core", "import os\nos._exit(7)\n")
     zoo.patch("fake.core")
     rows = {row["id"]: row for row in json.loads(run("status", "--json").stdout)["patches"]}
-    assert rows["bug"]["status"] == "UNKNOWN"
-    assert "exit status 7" in rows["bug"]["reason"]
-    assert rows["cache-static-zero-shared"]["status"] == "PENDING"
+    assert rows["fake/bug"]["status"] == "UNKNOWN"
+    assert "exit status 7" in rows["fake/bug"]["reason"]
+    assert rows["transformers/cache-static-zero-shared"]["status"] == "PENDING"
 
 
 @pytest.mark.usefixtures("affected")
@@ -140,7 +140,7 @@ def test_verify_shows_the_figure_without_and_with(run):
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["patches"]
     assert (row["without"], row["with"], row["result"]) == (1, 2, "repaired")
-    line = next(line for line in run("verify", "bug").stdout.splitlines() if line.startswith("bug"))
+    line = next(line for line in run("verify", "bug").stdout.splitlines() if line.startswith("fake/bug"))
     assert line.split() == ["bug", "the", "value", "(right:", "2)", "1", "2", "repaired"]
 
 
@@ -162,9 +162,9 @@ def test_verify_tells_a_bug_from_another_that_hides_it(run, zoo):
     zoo.patch("fake.core")
     done = run("verify", "first", "bug", "--json")
     rows = {row["id"]: row for row in json.loads(done.stdout)["patches"]}
-    assert rows["first"]["without"] == rows["bug"]["without"] == "ImportError: one"
-    assert rows["first"]["result"] == "repaired"
-    assert rows["bug"]["result"] == "repaired by another patch"
+    assert rows["fake/first"]["without"] == rows["fake/bug"]["without"] == "ImportError: one"
+    assert rows["fake/first"]["result"] == "repaired"
+    assert rows["fake/bug"]["result"] == "repaired by another patch"
     assert done.returncode == 0
 
 
@@ -194,7 +194,7 @@ def test_the_two_sides_of_verify_share_no_temporary_files(run, zoo):
 
 def test_verify_says_what_cannot_run_here(run):
     """A missing upstream is no failure."""
-    done = run("verify", "cache-static-zero-shared", PYTHONNOUSERSITE="1")
+    done = run("verify", "transformers/cache-static-zero-shared", PYTHONNOUSERSITE="1")
     if "repaired" not in done.stdout and "not needed" not in done.stdout:
         assert "cannot run here" in done.stdout
     assert done.returncode == 0
@@ -228,11 +228,11 @@ def test_list_and_show_give_the_record(run):
     """The releases that are claimed, the links and the case report."""
     assert "fake<2" in run("list").stdout
     records = {record["id"]: record for record in json.loads(run("list", "--json").stdout)}
-    assert records["bug"]["targets"] == ["fake.core"]
+    assert records["fake/bug"]["targets"] == ["fake.core"]
     shown = run("show", "bug").stdout
     for part in ("https://example.org/1", "installed 1.5", "Symptom\n-------", "Repair\n------"):
         assert part in shown
-    assert json.loads(run("show", "bug", "--json").stdout) == records["bug"]
+    assert json.loads(run("show", "bug", "--json").stdout) == records["fake/bug"]
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "show", "check"])
@@ -242,7 +242,8 @@ def test_a_wrong_id_gets_a_suggestion_and_exit_status_2(run, command):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(
-        "zoo-hooks: no patch is called 'cache-statc-zero-shared'; did you mean cache-static-zero-shared or "
+        "zoo-hooks: no patch is called 'cache-statc-zero-shared'; did you mean "
+        "transformers/cache-static-zero-shared or "
     )
     assert done.stderr.count("\n") == 1
 
@@ -265,7 +266,7 @@ def test_a_canary_that_kills_its_child_loses_only_itself(run, zoo):
     rows = {row["id"]: row for row in json.loads(run("verify", "--json").stdout)["patches"]}
     assert rows["a-deadly-one"]["with"] == "the child died: exit status 9"
     assert rows["a-deadly-one"]["result"] == "DOES NOT HOLD"
-    assert rows["bug"]["result"] == "repaired"
+    assert rows["fake/bug"]["result"] == "repaired"
 
 
 def test_a_canary_that_hangs_is_ended(run, zoo):
@@ -275,7 +276,7 @@ def test_a_canary_that_hangs_is_ended(run, zoo):
         "fake.core",
         source=BODY.replace("value = importlib", "import time; time.sleep(600); value = importlib"),
     )
-    impatient = "import zoo_hooks.survey\nzoo_hooks.survey.SECONDS = 2\n"
+    impatient = "import zoo_hooks.tool.survey\nzoo_hooks.tool.survey.SECONDS = 2\n"
     done = run("verify", "bug", "--json", also=impatient)
     assert json.loads(done.stdout)["patches"][0]["result"] == "DOES NOT HOLD"
 
@@ -303,10 +304,14 @@ def test_an_upstream_that_prints_does_not_disturb_the_json(run, zoo):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_any_encoding_of_the_output_will_do(run, encoding):
     """What it cannot encode is drawn with other signs, not raised."""
-    for command in (("list",), ("show", "cache-static-zero-shared"), ("verify", "free-rlock-restored-taken")):
+    for command in (
+        ("list",),
+        ("show", "transformers/cache-static-zero-shared"),
+        ("verify", "dill/free-rlock-restored-taken"),
+    ):
         done = run(*command, PYTHONIOENCODING=encoding)
         assert "Error" not in done.stderr
-        assert "cache-static-zero-shared" in done.stdout or "free-rlock" in done.stdout
+        assert "transformers/cache-static-zero-shared" in done.stdout or "free-rlock" in done.stdout
         assert "?" not in done.stdout
 
 
@@ -349,7 +354,7 @@ def test_an_interrupted_verify_ends_at_once_with_what_is_finished(run, zoo, numb
     assert command.returncode == 128 + number
     assert "Traceback" not in trouble
     if number == signal.SIGINT:
-        assert [row["id"] for row in json.loads(said)["patches"]] == ["a-quick-one"]
+        assert [row["id"] for row in json.loads(said)["patches"]] == ["fake/a-quick-one"]
     for pid in map(int, mark.read_text().split()):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -366,7 +371,7 @@ def test_nothing_of_the_current_folder_is_run(run, zoo, tmp_path, command):
     for name in ("inspect", "dataclasses", "queue", "rich", "packaging", "fnmatch"):
         (folder / f"{name}.py").write_text("print('RUN'); raise SystemExit(9)")
     ids = [] if command == "list" else ["bug"]
-    script = "import sys; from zoo_hooks.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from zoo_hooks.tool.cli import main; sys.exit(main(sys.argv[1:]))"
     file = tmp_path / "bin" / "zoo-hooks"  # as an installer makes it
     file.parent.mkdir()
     file.write_text(script)

@@ -331,7 +331,7 @@ def test_a_wrong_id_names_the_near_ones(zoo, call):
             print(error)
         print(fake.core.value)
     """
-    assert zoo.run(code) == "no patch is called 'bgu'; did you mean bug?\n2\n"
+    assert zoo.run(code) == "no patch is called 'bgu'; did you mean fake/bug?\n2\n"
 
 
 def test_the_report_is_a_table_and_an_html_table(zoo):
@@ -344,9 +344,9 @@ def test_the_report_is_a_table_and_an_html_table(zoo):
     """
     said = zoo.run(code)
     assert "\x1b" not in said
-    line = next(line for line in said.splitlines() if line.startswith("bug"))
-    assert line.split()[:5] == ["bug", "fake", "(not", "installed)", "APPLIED"]
-    assert "<td>bug</td><td>fake (not installed)</td><td>APPLIED</td><td>value is 1</td>" in said
+    line = next(line for line in said.splitlines() if line.startswith("fake/bug"))
+    assert line.split()[:5] == ["fake/bug", "fake", "(not", "installed)", "APPLIED"]
+    assert "<td>fake/bug</td><td>fake (not installed)</td><td>APPLIED</td><td>value is 1</td>" in said
 
 
 def test_the_fingerprint_names_what_is_applied(zoo):

@@ -8,17 +8,20 @@ from hypothesis import strategies as st
 
 from zoo_hooks import distributed
 
-SAME = {"zoo-hooks": "0.1.0", "transformers": "5.5.0", "gemma4-mlp-fp16": "applied"}
+SAME = {"zoo-hooks": "0.1.0", "transformers": "5.5.0", "transformers/gemma4-mlp-fp16": "applied"}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({}, []),
-        ({"gemma4-mlp-fp16": "skipped"}, ["rank 1 has gemma4-mlp-fp16 skipped, not applied"]),
+        (
+            {"transformers/gemma4-mlp-fp16": "skipped"},
+            ["rank 1 has transformers/gemma4-mlp-fp16 skipped, not applied"],
+        ),
         ({"transformers": "5.5.4", "zoo-hooks": "0.2.0"},
          ["rank 1 has transformers 5.5.4, not 5.5.0 and zoo-hooks 0.2.0, not 0.1.0"]),
-        ({"wandb-broken": "not needed"}, []),
+        ({"transformers/wandb-broken": "not needed"}, []),
     ],
 )  # fmt: skip
 def test_each_process_that_is_unlike_most_is_named_with_what_is_unlike(change, said):

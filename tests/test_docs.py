@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo_hooks import OFF_WORDS, catalogue, cli, settings
+from zoo_hooks import OFF_WORDS, catalogue, settings
 from zoo_hooks.model import Status
+from zoo_hooks.tool import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -127,7 +128,10 @@ def test_outputs_that_are_shown_have_the_titles_and_the_number_of_patches():
     """Rows of what is APPLIED begin with words of the patch's title; ``check`` counts them all."""
     pages = "".join(file.read_text() for file in (ROOT / "docs").glob("*.md"))
     rows = ROW.findall(pages)
-    assert {patch for patch, _ in rows} >= {"cache-static-zero-shared", "gemma4-mlp-fp16"}
+    assert {patch for patch, _ in rows} >= {
+        "transformers/cache-static-zero-shared",
+        "transformers/gemma4-mlp-fp16",
+    }
     for patch, words in rows:
         assert catalogue.get(patch).title.startswith(words)
     assert re.findall(r"^(\d+) patches, 0 FAILED", pages, re.MULTILINE) == [str(len(catalogue.ids()))]

@@ -104,7 +104,7 @@ def test_a_failure_is_logged_once_with_the_link(zoo):
         importlib.reload(fake)
     """
     assert zoo.run(code) == (
-        "WARNING zoo_hooks zoo-hooks: patch bug failed: repair: ValueError: odd (https://example.org/1)\n"
+        "WARNING zoo_hooks zoo-hooks: patch fake/bug failed: repair: ValueError: odd (https://example.org/1)\n"
     )
 
 
@@ -114,7 +114,7 @@ def test_an_applied_patch_prints_nothing_and_logs_at_info(zoo):
     zoo.patch("fake")
     assert zoo.run("import fake") == ""
     code = "import logging; logging.basicConfig(stream=sys.stdout, level='INFO'); import fake"
-    assert zoo.run(code) == "INFO:zoo_hooks:bug: applied: value is 1\n"
+    assert zoo.run(code) == "INFO:zoo_hooks:fake/bug: applied: value is 1\n"
 
 
 def test_strict_mode_raises_out_of_the_import(zoo):
@@ -128,7 +128,7 @@ def test_strict_mode_raises_out_of_the_import(zoo):
             print(type(error).__name__, error, type(error.__cause__).__name__)
     """
     said = zoo.run(code, ZOO_HOOKS_STRICT="1")
-    assert said.startswith("PatchFailed zoo-hooks: patch bug failed: repair: KeyError: 'gone'")
+    assert said.startswith("PatchFailed zoo-hooks: patch fake/bug failed: repair: KeyError: 'gone'")
     assert said.endswith(" KeyError\n")
     assert zoo.run("import fake; print(fake.value)") == "1\n"
 

@@ -271,7 +271,7 @@ def test_what_could_not_be_said_during_an_import_is_said_at_the_end(zoo):
     run = child(zoo.preamble + textwrap.dedent(code))
     assert run.stdout == "imported\n"
     assert run.stderr.splitlines()[0] == "end of script"
-    assert "patch bug failed: repair: OSError: odd" in run.stderr.splitlines()[1]
+    assert "patch fake/bug failed: repair: OSError: odd" in run.stderr.splitlines()[1]
 
 
 # CPython 3.12 shows the warning of a fork beside threads while it holds the import lock, and may import

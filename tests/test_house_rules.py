@@ -50,10 +50,14 @@ def test_every_patch_on_disk_can_be_imported():
     assert {patch.id for patch in PATCHES} == set(catalogue.ids())
 
 
-def test_ids_are_unique_over_all_upstreams():
-    """A file name may not stand twice."""
-    names = [file.stem for file in (PACKAGE / "patches").glob("*/[!_]*.py")]
-    assert len(names) == len(set(names)) == len(PATCHES)
+def test_an_id_is_where_the_file_lies():
+    """Upstream and bug; the bug does not say the upstream's name again."""
+    lying = {
+        f"{file.parent.name}/{file.stem}".replace("_", "-")
+        for file in (PACKAGE / "patches").glob("*/[!_]*.py")
+    }
+    assert {patch.id.replace("_", "-") for patch in PATCHES} == lying
+    assert not [one for one in lying if one.partition("/")[2].startswith(f"{one.partition('/')[0]}-")]
 
 
 def test_the_target_set_is_that_of_the_patches_on_disk():
@@ -75,7 +79,6 @@ def test_a_patch_is_found_by_the_targets_that_its_file_names(patch):
 def test_a_patch_stands_with_the_upstream_that_it_repairs(patch):
     """At least one of its targets belongs to the package that its folder names."""
     assert patch.upstream in {target.partition(".")[0] for target in patch.targets}
-    assert patch.id == patch.module.rpartition(".")[2].replace("_", "-")
 
 
 @every_patch
@@ -320,3 +323,11 @@ def test_the_start_up_module_imports_what_is_there_already():
     """Only sys; os, which is loaded too, inside the function that reads the environment."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     assert set(imports(tree, top=True)) == {"sys"}
+
+
+def test_what_runs_in_a_users_process_does_without_the_tool():
+    """``zoo_hooks.tool`` is for those who ask; only ``python -m zoo_hooks`` leads there."""
+    for file in SOURCES:
+        if file.parent.name != "tool" and file.name != "__main__.py":
+            assert "zoo_hooks.tool" not in file.read_text(), file
+            assert "import tool" not in file.read_text(), file

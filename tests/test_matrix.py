@@ -16,7 +16,7 @@ STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
 
 def named(patch):
     """``-k transformers/`` chooses the patches of an upstream."""
-    return f"{patch.upstream}/{patch.id}"
+    return patch.id
 
 
 @pytest.mark.parametrize("patch", HERE, ids=named)

@@ -32,8 +32,8 @@ def worlds(request, tmp_path_factory):
 
 
 LEFT = {
-    "gemma4-experts-fp16": "the canary gives nan",
-    "gemma4-vision-pooler-fp16": "the canary gives 128",
+    "transformers/gemma4-experts-fp16": "the canary gives nan",
+    "transformers/gemma4-vision-pooler-fp16": "the canary gives 128",
 }
 """Upstream's again where other code wraps what is repaired, which would be handed what it does not know."""
 

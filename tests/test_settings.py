@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zoo_hooks import catalogue, settings
 
-STATIC, DYNAMIC = "cache-static-zero-shared", "cache-dynamic-zero-shared"
+STATIC, DYNAMIC = "transformers/cache-static-zero-shared", "transformers/cache-dynamic-zero-shared"
 
 
 def read(text):
@@ -51,6 +51,8 @@ def test_on_words_are_the_default(text):
         ("-peft/*", {STATIC, DYNAMIC}),
         ("transformers/cache-static*", {STATIC}),
         ("peft/cache-static*,cache-dynamic*", {DYNAMIC}),
+        ("cache-static-zero-shared", {STATIC}),
+        ("transformers,-cache-static-zero-shared", {DYNAMIC}),
     ],
 )
 def test_words_select_patches(text, applied):
@@ -81,6 +83,9 @@ def said(monkeypatch):
         ("-gema4-*", "-gemma4-*"),
         (f"-{STATIC},-nonsense", None),
         (f"nonsense,-{STATIC}", None),
+        ("gemma3n-no-cache-shared-kv", "mlx_lm/gemma3n-no-cache-shared-kv"),
+        ("-gemma3n-no-cache-shared-kv", "-mlx_lm/gemma3n-no-cache-shared-kv"),
+        ("petf/*", "peft/*"),
     ],
 )
 def test_what_is_not_understood_switches_everything_off(text, meant, said):
@@ -90,7 +95,7 @@ def test_what_is_not_understood_switches_everything_off(text, meant, said):
     ((level, message),) = said
     assert level == logging.WARNING
     assert "nothing is repaired" in message
-    assert meant is None or f"did you mean {meant!r}?" in message
+    assert meant is None or f"did you mean {meant!r}" in message
     assert settings.FORMS in message
 
 
@@ -133,3 +138,13 @@ def test_a_wrong_strict_word_is_warned_of(monkeypatch, said):
     monkeypatch.setenv("ZOO_HOOKS_STRICT", "maybe")
     assert settings.strict() is False
     assert "'maybe' is neither 1 nor 0" in said[0][1]
+
+
+def test_the_second_half_of_an_id_will_do_where_it_is_unambiguous():
+    """With either kind of dash, and either name of the upstream; several are all named."""
+    assert catalogue.get("cache_static-zero-shared").id == STATIC
+    assert catalogue.get("mlx-vlm/gemma4-padding-mask").id == "mlx_vlm/gemma4-padding-mask"
+    assert set(catalogue.named("dill")) == {one for one in catalogue.ids() if one.startswith("dill/")}
+    for word in ("torchcodec-broken", "*/torchcodec-broken"):
+        with pytest.raises(catalogue.UnknownPatch, match="datasets/torchcodec-broken, transformers/torchcodec"):
+            catalogue.get(word)

@@ -177,8 +177,8 @@ def test_four_libraries_are_required_and_upstreams_only_by_extras(metadata: emai
 def test_the_command_is_zoo_hooks(wheel: Path):
     """The wheel brings one script, zoo-hooks, whose function exists."""
     points = read_wheel(wheel)[f"{INFO}/entry_points.txt"].decode()
-    assert points.split() == ["[console_scripts]", "zoo-hooks", "=", "zoo_hooks.cli:main"]
-    assert callable(resolve_name("zoo_hooks.cli:main"))
+    assert points.split() == ["[console_scripts]", "zoo-hooks", "=", "zoo_hooks.tool.cli:main"]
+    assert callable(resolve_name("zoo_hooks.tool.cli:main"))
 
 
 def test_every_dependency_is_justified():

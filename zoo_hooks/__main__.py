@@ -5,6 +5,6 @@ import sys
 if not getattr(sys.flags, "safe_path", False):
     del sys.path[0]  # the current folder: what lies there is not what is installed
 
-from zoo_hooks.cli import main
+from zoo_hooks.tool.cli import main
 
 sys.exit(main())

@@ -6,6 +6,7 @@ import functools
 import pkgutil
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ _kept: dict[str, ModuleType] = {}
 
 
 class UnknownPatch(LookupError):
-    """No patch has this id; the message names those that come near it, or all."""
+    """No patch has this id, or several have; the message names them, those that come near it, or all."""
 
 
 def upstreams() -> tuple[str, ...]:
@@ -33,9 +34,10 @@ def upstreams() -> tuple[str, ...]:
 def ids() -> dict[str, str]:
     """Module names of all patches by id, read from the file names; no patch is imported."""
     return {
-        name.replace("_", "-"): f"{zoo_hooks.patches.__name__}.{upstream}.{name}"
+        _id(module): module
         for upstream in upstreams()
         for name, _ in _found(upstream)
+        for module in [f"{zoo_hooks.patches.__name__}.{upstream}.{name}"]
     }
 
 
@@ -85,19 +87,47 @@ def everything() -> list[Patch]:
     return sorted((patch for patch in patches if patch), key=lambda p: (p.upstream, p.id))
 
 
-def get(patch_id: str) -> Patch:
-    """The patch with this id; UnknownPatch with suggestions if there is none."""
-    known = ids()
-    if patch_id not in known:
-        import difflib
-
-        near = difflib.get_close_matches(patch_id, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
-        raise UnknownPatch(f"no patch is called {patch_id!r}; {hint}")
-    patch = _load(known[patch_id])
+def get(word: str) -> Patch:
+    """The patch with this id, or with this second half of one; UnknownPatch if there is none, or several."""
+    found = named(word)
+    if len(found) > 1:
+        raise UnknownPatch(f"{word!r} names {len(found)} patches: {', '.join(found)}")
+    patch = _load(ids()[found[0]])
     if patch is None:
-        raise UnknownPatch(f"patch {patch_id!r} cannot be imported: {broken[patch_id]!r}")
+        raise UnknownPatch(f"patch {found[0]!r} cannot be imported: {broken[found[0]]!r}")
     return patch
+
+
+def named(word: str) -> list[str]:
+    """Ids that a word names: ``peft/*``, ``peft``, ``peft/shadow-cache-dropped``, ``shadow-*``, ``shadow``.
+
+    UnknownPatch if there is none, or if the second half of an id alone stands for several.
+    """
+    upstream, slash, bug = word.rpartition("/")
+    upstream, bug = upstream.replace("-", "_"), bug.replace("_", "-")
+    if not slash and bug.replace("-", "_") in upstreams():
+        upstream, slash, bug = bug.replace("-", "_"), "/", "*"
+    place = upstream if slash else "*"
+    known = list(ids())
+    exact = [one for one in known if fnmatchcase(one, f"{place}/{bug}")]
+    if len(exact) > 1 and not slash and "*" not in bug:
+        raise UnknownPatch(f"{word!r} is short for several: {', '.join(exact)}")
+    found = exact or [one for one in known if fnmatchcase(one, f"{place}/{bug}-*")]
+    if not found:
+        near = nearest(word)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
+        raise UnknownPatch(f"no patch is called {word!r}; {hint}")
+    return found
+
+
+def nearest(word: str) -> list[str]:
+    """Ids that a word that names none may stand for, at most three."""
+    import difflib
+
+    halves = {part: one for one in ids() for part in (one, one.partition("/")[2])}
+    same = [one for one in ids() if one.partition("/")[2] == word]
+    close = difflib.get_close_matches(word[:60], halves, n=3, cutoff=0.5)
+    return same or list(dict.fromkeys(halves[part] for part in close))
 
 
 def case_report(patch: Patch) -> str:
@@ -105,6 +135,11 @@ def case_report(patch: Patch) -> str:
     import inspect
 
     return inspect.cleandoc(sys.modules[patch.module].__doc__ or "")
+
+
+def _id(module_name: str) -> str:
+    upstream, bug = module_name.split(".")[-2:]
+    return f"{upstream}/{bug.replace('_', '-')}"
 
 
 @functools.cache
@@ -139,5 +174,5 @@ def _load(module_name: str) -> Patch | None:
         except BaseException as error:  # one broken patch module must lose only itself
             pass_on(error)
             _loaded[module_name] = None
-            broken[module_name.rpartition(".")[2].replace("_", "-")] = error
+            broken[_id(module_name)] = error
     return _loaded[module_name]

@@ -63,7 +63,7 @@ def revert(patch_id: str) -> None:
     Raises CannotRevert, and changes nothing, if other code has wrapped or replaced what the patch
     had put in; UnknownPatch if there is no such patch.
     """
-    _pause(patch_id, "reverted by zoo_hooks.revert()")
+    _pause(catalogue.get(patch_id).id, "reverted by zoo_hooks.revert()")
 
 
 @contextlib.contextmanager
@@ -74,6 +74,7 @@ def disabled(patch_id: str) -> Iterator[None]:
     in the patch's place.
     """
     patch = catalogue.get(patch_id)
+    patch_id = patch.id
     if patch_id in engine.paused and patch_id not in _blocks:  # reverted: it stays undone after the block
         yield
         return
@@ -103,7 +104,6 @@ def _bring_back(patch: Patch, undone: list[Outcome]) -> None:
 
 
 def _pause(patch_id: str, reason: str) -> list[Outcome]:
-    catalogue.get(patch_id)
     undone: list[Outcome] = []
     try:
         for outcome in ledger.of_patch(patch_id):

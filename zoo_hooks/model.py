@@ -100,8 +100,8 @@ class Patch:
 
     @property
     def id(self) -> str:
-        """The module's name in the form that users type: ``static-cache-zero-shared``."""
-        return self.module.rpartition(".")[2].replace("_", "-")
+        """Upstream and bug, as the file lies: ``transformers/cache-static-zero-shared``."""
+        return f"{self.upstream}/{self.module.rpartition('.')[2].replace('_', '-')}"
 
     @property
     def upstream(self) -> str:

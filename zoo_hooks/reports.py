@@ -52,10 +52,10 @@ class Report:
     rows: tuple[Row, ...]
 
     def __getitem__(self, patch_id: str) -> Row:
+        wanted = catalogue.named(patch_id)
         for row in self.rows:
-            if row.id == patch_id:
+            if [row.id] == wanted:
                 return row
-        catalogue.get(patch_id)
         raise catalogue.UnknownPatch(f"{patch_id!r} is not in this report")
 
     def as_dict(self) -> list[dict[str, Any]]:

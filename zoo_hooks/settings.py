@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from zoo_hooks import OFF_WORDS, catalogue, notices, switched_off
 
 ON_WORDS = frozenset({"1", "on", "true", "yes", "y", "t", "all", "enable", "enabled"})
 DRY_RUN_WORDS = frozenset({"dry-run", "dryrun", "dry_run", "dry"})
 FORMS = (
-    "0 (off), 1 (on, the default), dry-run, patch ids with * allowed, as in cache-* (only these) "
-    "or -cache-* (all but these), or an upstream, as in -peft/*"
+    "0 (off), 1 (on, the default), dry-run, patch ids with * allowed, as in peft/*,cache-* (only these) "
+    "or -peft/*,-cache-* (all but these), or an upstream, as in -peft"
 )
 LONGEST = 4000
 """Characters that are read. All patch ids are half as long."""
@@ -75,28 +74,19 @@ def _parse(text: str) -> Settings:
     return current
 
 
-def _ids(pattern: str) -> list[str]:
-    """Ids that a word names: with ``*``, by their upstream, before a slash or alone, or by how they begin."""
-    upstream, slash, name = pattern.replace("_", "-").rpartition("/")
-    found = []
-    for patch_id, module in catalogue.ids().items():
-        stands_with = module.split(".")[-2].replace("_", "-")
-        named = fnmatchcase(patch_id, name) or fnmatchcase(patch_id, f"{name}-*")
-        if (named and fnmatchcase(stands_with, upstream)) if slash else (named or stands_with == name):
-            found.append(patch_id)
-    return found
+def _ids(word: str) -> list[str]:
+    try:
+        return catalogue.named(word)
+    except catalogue.UnknownPatch:
+        return []
 
 
 def _tell_unknown(unknown: list[str], current: Settings) -> None:
-    import difflib
-
-    families = {f"{patch_id.partition('-')[0]}-*" for patch_id in catalogue.ids()}
-    known = [*catalogue.ids(), "dry-run", "off", *sorted(families)]
     said = []
     for word in unknown[:HINTS]:
         sign = "-" if word.startswith("-") else ""
-        near = difflib.get_close_matches(word.removeprefix("-")[:60], known, n=1)
-        said.append(f"{word[:60]!r}" + (f" (did you mean {sign + near[0]!r}?)" if near else ""))
+        near = " or ".join(f"{sign + one!r}" for one in _nearest(word.removeprefix("-")))
+        said.append(f"{word[:60]!r}" + (f" (did you mean {near}?)" if near else ""))
     more = f" and {len(unknown) - HINTS} more" if len(unknown) > HINTS else ""
     left = "nothing" if current.off or current.only == () else f"only {', '.join(current.only or ())}"
     notices.say(
@@ -104,6 +94,15 @@ def _tell_unknown(unknown: list[str], current: Settings) -> None:
         f"ZOO_HOOKS: {', '.join(said)}{more} {'is' if len(unknown) == 1 else 'are'} no setting and no patch. "
         f"To be on the safe side {left[:300]} is repaired. Valid forms: {FORMS}.",
     )
+
+
+def _nearest(word: str) -> list[str]:
+    import difflib
+
+    families = {f"{bug.partition('-')[0]}-*" for bug in (one.partition("/")[2] for one in catalogue.ids())}
+    upstreams = {form for name in catalogue.upstreams() for form in (name, f"{name}/*")}
+    known = [*families, *upstreams, "dry-run", "off"]
+    return difflib.get_close_matches(word[:60], known, n=1, cutoff=0.7) or catalogue.nearest(word)
 
 
 def strict() -> bool:

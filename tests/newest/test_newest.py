@@ -56,6 +56,6 @@ def test_the_hooks_were_on_in_one_run_and_off_in_the_other(figures):
     installed, statuses = with_hooks["ledger"]
     assert installed
     assert set(statuses.values()) <= {"APPLIED", "NOT_NEEDED"}
-    assert statuses["replicate-parallel-import"] == "APPLIED"
+    assert statuses["accelerate/replicate-parallel-import"] == "APPLIED"
     seen = {catalogue.get(name).upstream for name in statuses}
     assert seen >= {"accelerate", "datasets", "dill", "peft", "transformers", "triton", "trl", "vllm"}

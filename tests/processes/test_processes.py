@@ -1,6 +1,7 @@
 """Processes that others start have the hooks by themselves, and can be asked whether they are alike.
 
-On the real launchers, with a release of transformers that has the bug of ``cache-static-zero-shared``.
+On the real launchers, with a release of transformers that has the bug of
+``transformers/cache-static-zero-shared``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def needs(*names):
 
 
 pytestmark = needs("accelerate", "torch", "transformers")
-ID = "cache-static-zero-shared"
+ID = "transformers/cache-static-zero-shared"
 WORKER = f"""
 def status(*_):
     import transformers.cache_utils

@@ -10,7 +10,7 @@ from conftest import child, python, recorded
 
 from zoo_hooks.patches.accelerate.replicate_parallel_import import SOURCE
 
-PATCH = "replicate-parallel-import"
+PATCH = "accelerate/replicate-parallel-import"
 needed = pytest.mark.skipif(recorded(PATCH) != "AFFECTED", reason="transformers has a ReplicateParallel here")
 PLACE = Path(find_spec("transformers").submodule_search_locations[0])
 

@@ -26,7 +26,7 @@ import zoo_hooks
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches.compressed_tensors import kv_cache_scheme_dropped as patch
 
-PATCH = "kv-cache-scheme-dropped"
+PATCH = "compressed_tensors/kv-cache-scheme-dropped"
 pytestmark = pytest.mark.skipif(recorded(PATCH) != "AFFECTED", reason="only with transformers 5.24")
 
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from conftest import child, python
 
 import zoo_hooks
 
-PATCH = "free-rlock-restored-taken"
+PATCH = "dill/free-rlock-restored-taken"
 
 # A worker that is refused a lock which nobody holds says so before it waits for it, which is for ever: so it
 # is not by the time it takes that a hang is told from a slow machine.
@@ -252,7 +252,7 @@ def test_another_tool_that_came_first_is_not_fought():
         dill._dill._create_rlock = _create_rlock
         del os.environ["ZOO_HOOKS"]
         zoo_hooks.activate()
-        assert zoo_hooks.report()["free-rlock-restored-taken"].status.name == "NOT_NEEDED"
+        assert zoo_hooks.report()["dill/free-rlock-restored-taken"].status.name == "NOT_NEEDED"
         assert dill._dill._create_rlock is _create_rlock
         assert dill.loads(dill.dumps(threading.RLock())).acquire(blocking=False)
     """,

@@ -50,8 +50,8 @@ FAMILIES = [
         "LanguageModel",
         "Gemma3nDecoderLayer",
         "Gemma3nAttention",
-        "mlx-lm-gemma3n-no-cache-shared-kv",
-        "mlx-lm-gemma3n-shared-kv-offset",
+        "mlx_lm/gemma3n-no-cache-shared-kv",
+        "mlx_lm/gemma3n-shared-kv-offset",
     )
 ]
 if find_spec("mlx_vlm"):
@@ -62,8 +62,8 @@ if find_spec("mlx_vlm"):
             "Gemma3Model",
             "Gemma3nDecoderLayer",
             "Gemma3nAttention",
-            "mlx-vlm-gemma3n-no-cache-shared-kv",
-            "mlx-vlm-gemma3n-shared-kv-offset",
+            "mlx_vlm/gemma3n-no-cache-shared-kv",
+            "mlx_vlm/gemma3n-shared-kv-offset",
         ),
         Family(
             "gemma4",
@@ -71,8 +71,8 @@ if find_spec("mlx_vlm"):
             "Gemma4TextModel",
             "DecoderLayer",
             "Attention",
-            "mlx-vlm-gemma4-no-cache-shared-kv",
-            "mlx-vlm-gemma4-shared-kv-offset",
+            "mlx_vlm/gemma4-no-cache-shared-kv",
+            "mlx_vlm/gemma4-shared-kv-offset",
         ),
     ]
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED"}

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from conftest import recorded
 
-from zoo_hooks import installation
+from zoo_hooks.tool import installation
 
 RESULTS = {"AFFECTED": "repaired", "FIXED": "not needed"}
 
@@ -25,5 +25,5 @@ def test_verify_ends_well_and_says_what_is_recorded():
     assert len(mlx) == 9
     assert mlx == {patch: RESULTS[recorded(patch)] for patch in mlx}
     assert [patch for patch, result in rows.items() if result.isupper()] == []
-    assert rows["causal-conv1d-broken"] == "cannot run here: no module named torch"
+    assert rows["transformers/causal-conv1d-broken"] == "cannot run here: no module named torch"
     assert run.returncode == bool(installation.start_up_trouble())

@@ -15,7 +15,7 @@ from conftest import child, python
 
 from zoo_hooks.patches.multiprocess.resource_tracker_recursion_count import CountingRLock
 
-PATCH = "resource-tracker-recursion-count"
+PATCH = "multiprocess/resource-tracker-recursion-count"
 AS_IN_3_12_0 = """
 import _thread, ctypes, gc
 
@@ -51,7 +51,7 @@ def test_with_the_repair_nothing_is_said_and_the_tracker_is_waited_for():
         + USE
         + """
 import os, zoo_hooks
-assert zoo_hooks.report()["resource-tracker-recursion-count"].status.name == "APPLIED"
+assert zoo_hooks.report()["multiprocess/resource-tracker-recursion-count"].status.name == "APPLIED"
 tracker = resource_tracker._resource_tracker
 assert tracker._pid
 tracker.__del__()

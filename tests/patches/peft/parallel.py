@@ -71,7 +71,7 @@ def read(folder):
         change = float((expected["without"] - expected["with"]).abs().max())
     except Exception as error:  # noqa: BLE001 - it is what loading comes to
         gap, change = f"{type(error).__name__}: {error}", None
-    status = zoo_hooks.report()["adapter-sharding-import"].status.name
+    status = zoo_hooks.report()["peft/adapter-sharding-import"].status.name
     if os.environ["RANK"] == "0":
         print(json.dumps({"gap": gap, "change": change, "rows": rows, "status": status}))
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import child, installed, python, recorded
 from packaging.version import Version
 
-PATCH = "adapter-sharding-import"
+PATCH = "peft/adapter-sharding-import"
 READ = f"""
 import pathlib, sys, tempfile
 sys.path.insert(0, {str(Path(__file__).parent)!r})

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import child, python, recorded
 
-PATCH = "expert-adapter-sides"
+PATCH = "peft/expert-adapter-sides"
+OTHER = "peft/weight-conversion-scope"
 READ = f"""
 import pathlib, sys, tempfile
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -91,8 +92,8 @@ def test_a_repair_of_the_layers_is_left_alone(order, status):
     assert float(gap) < 1e-5
 
 
-@pytest.mark.skipif(recorded("weight-conversion-scope") != "AFFECTED", reason="only from 5.9 on")
-@pytest.mark.parametrize("order", [(PATCH, "weight-conversion-scope"), ("weight-conversion-scope", PATCH)])
+@pytest.mark.skipif(recorded("peft/weight-conversion-scope") != "AFFECTED", reason="only from 5.9 on")
+@pytest.mark.parametrize("order", [(PATCH, OTHER), (OTHER, PATCH)])
 def test_it_and_the_other_wrapper_of_the_same_function_are_undone_in_any_order(order):
     """Without this one loading raises though the other is in place; afterwards it is right again."""
     python(f"""

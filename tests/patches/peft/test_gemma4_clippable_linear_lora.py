@@ -12,7 +12,7 @@ target = pytest.importorskip("transformers.models.gemma4.modeling_gemma4", reaso
 peft = pytest.importorskip("peft")
 from zoo_hooks.patches.transformers import _tiny  # noqa: E402 - needs what is asked for above
 
-PATCH = "gemma4-clippable-linear-lora"
+PATCH = "peft/gemma4-clippable-linear-lora"
 NAMES = ["q_proj", "v_proj"]
 INPUTS = {"vision": _tiny.image_inputs, "audio": _tiny.audio_inputs}
 every_tower = pytest.mark.parametrize("tower", INPUTS)

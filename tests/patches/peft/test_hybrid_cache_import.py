@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import child, python, recorded
 
-PATCH = "hybrid-cache-import"
+PATCH = "peft/hybrid-cache-import"
 pytestmark = pytest.mark.skipif(recorded(PATCH) != "AFFECTED", reason="only where import peft fails")
 
 

@@ -18,7 +18,7 @@ import zoo_hooks
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches.peft import prefix_tuning_heads as patch
 
-PATCH = "prefix-tuning-heads"
+PATCH = "peft/prefix-tuning-heads"
 MODULE = peft.peft_model
 KINDS = [getattr(MODULE, name) for name in patch.KINDS]
 pytestmark = pytest.mark.skipif(recorded(PATCH) != "AFFECTED", reason="only with transformers 5.24 and later")

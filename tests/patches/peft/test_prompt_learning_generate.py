@@ -20,7 +20,7 @@ from zoo_hooks.changes import Changes
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches.peft import prompt_learning_generate as patch
 
-PATCH = "prompt-learning-generate"
+PATCH = "peft/prompt-learning-generate"
 MODULE = peft.peft_model
 KINDS = (MODULE.PeftModelForCausalLM, MODULE.PeftModelForSeq2SeqLM)
 pytestmark = pytest.mark.skipif(recorded(PATCH) != "AFFECTED", reason="only with transformers 5.24 and later")

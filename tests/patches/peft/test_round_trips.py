@@ -16,13 +16,13 @@ SCRIPT = Path(__file__).with_name("round_trips.py")
 ROUNDING = 1e-5
 LOADING = {"mixtral", "experts", "distributed"}
 BREAKS = {
-    "hybrid-cache-import": {"import", "dense", *LOADING},
-    "weight-conversion-import": {"conversions"},
-    "weight-conversion-loading-info": LOADING,
-    "weight-converter-arguments": LOADING,
-    "weight-conversion-scope": {"experts"},
-    "expert-adapter-sides": {"experts"},
-    "adapter-sharding-import": {"distributed"},
+    "peft/hybrid-cache-import": {"import", "dense", *LOADING},
+    "peft/weight-conversion-import": {"conversions"},
+    "peft/weight-conversion-loading-info": LOADING,
+    "peft/weight-converter-arguments": LOADING,
+    "peft/weight-conversion-scope": {"experts"},
+    "peft/expert-adapter-sides": {"experts"},
+    "peft/adapter-sharding-import": {"distributed"},
 }
 """The scenarios that fail because of each bug."""
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED", "ABSENT": "PENDING"}
@@ -65,7 +65,7 @@ def failing(told):
 def lacking():
     """What this pair cannot do, for before 0.19 peft has nothing for adapters of experts now fused."""
     fused = Version(installed("transformers")).major >= 5
-    nothing = {"conversions"} if recorded("weight-conversion-import") == "ABSENT" else set()
+    nothing = {"conversions"} if recorded("peft/weight-conversion-import") == "ABSENT" else set()
     return nothing | ({"experts"} if fused and Version(installed("peft")) < Version("0.19") else set())
 
 

@@ -14,7 +14,7 @@ from prompts import shadowed
 import zoo_hooks
 from zoo_hooks.model import Verdict
 
-PATCH = "shadow-cache-dropped"
+PATCH = "peft/shadow-cache-dropped"
 pytestmark = pytest.mark.skipif(
     recorded(PATCH) != "AFFECTED", reason="only with peft 0.21 and transformers 5.24"
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import python, recorded
 
-PATCH = "tensor-parallel-adapter-part"
+PATCH = "peft/tensor-parallel-adapter-part"
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(
     recorded(PATCH) != "AFFECTED", reason="only before peft 0.21.1, on transformers from 5.16 on"

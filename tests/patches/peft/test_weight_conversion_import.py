@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import child, python, recorded
 
-PATCH = "weight-conversion-import"
+PATCH = "peft/weight-conversion-import"
 MODULE = "peft.utils.transformers_weight_conversion"
 pytestmark = pytest.mark.skipif(
     recorded(PATCH) != "AFFECTED", reason="only where the module cannot be imported"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import child, python, recorded
 
-PATCH = "weight-conversion-loading-info"
+PATCH = "peft/weight-conversion-loading-info"
 MODULE = "peft.utils.transformers_weight_conversion"
 HERE = str(Path(__file__).parent)
 ROUND_TRIP = f"""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import python, recorded
 
-PATCH = "weight-conversion-scope"
+PATCH = "peft/weight-conversion-scope"
 MODULE = "peft.utils.transformers_weight_conversion"
 READ = f"""
 import pathlib, sys, tempfile

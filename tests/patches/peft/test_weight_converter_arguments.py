@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import child, python, recorded
 
-PATCH = "weight-converter-arguments"
+PATCH = "peft/weight-converter-arguments"
 MODULE = "peft.utils.transformers_weight_conversion"
 CONVERTERS = f"""
 import {MODULE} as module

@@ -26,7 +26,7 @@ from zoo_hooks import catalogue
 from zoo_hooks.changes import CannotRevert, Changes
 from zoo_hooks.model import Verdict
 
-PATCH = "compiled-autograd-entered-twice"
+PATCH = "torch/compiled-autograd-entered-twice"
 WHEELS = {
     re.search(r"torch-([\d.]+)", wheel)[1]: wheel
     for wheel in os.environ.get("ZOO_HOOKS_TEST_TORCH", "").split(os.pathsep)

@@ -49,7 +49,10 @@ def rank(number, folder, saved, expected):
     distributed.init_process_group("gloo", init_method=f"file://{saved}/store", rank=number, world_size=2)
     layer = loaded(saved).model.layers[0]
     seen = {"with": errors(layer, expected)}
-    with zoo_hooks.disabled("gemma4-mlp-fp16"), zoo_hooks.disabled("gemma4-experts-fp16"):
+    with (
+        zoo_hooks.disabled("gemma4-mlp-fp16"),
+        zoo_hooks.disabled("gemma4-experts-fp16"),
+    ):
         seen["without"] = errors(layer, expected)
     Path(folder, str(number)).write_text(json.dumps(seen))
 

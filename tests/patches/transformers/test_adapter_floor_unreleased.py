@@ -15,8 +15,8 @@ import zoo_hooks
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches.transformers import adapter_floor_unreleased as patch
 
-PATCH = "adapter-floor-unreleased"
-GUARDS = ["prompt-learning-generate", "prefix-tuning-heads", "shadow-cache-dropped"]
+PATCH = "transformers/adapter-floor-unreleased"
+GUARDS = ["peft/prompt-learning-generate", "peft/prefix-tuning-heads", "peft/shadow-cache-dropped"]
 MESSAGE = "The version of PEFT you are using is not compatible, please use a version >= "
 pytestmark = pytest.mark.skipif(
     not exists("peft") or recorded(PATCH) != "AFFECTED", reason="only with transformers 5.24"
@@ -74,7 +74,7 @@ def test_the_floor_stays_with_a_repair_switched_off_from_the_start():
     told = child(
         """
         import peft, transformers, zoo_hooks
-        assert zoo_hooks.report()["adapter-floor-unreleased"].status.name == "APPLIED"
+        assert zoo_hooks.report()["transformers/adapter-floor-unreleased"].status.name == "APPLIED"
         from zoo_hooks.patches.peft import _tiny
         _tiny.llama().add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
         """,
@@ -92,7 +92,7 @@ def test_peft_need_not_have_been_imported():
         assert "peft" not in sys.modules
         transformers.integrations.peft.check_peft_version(min_version="0.22.0")
         assert "peft" in sys.modules
-        assert zoo_hooks.report()["prompt-learning-generate"].status.name == "APPLIED"
+        assert zoo_hooks.report()["peft/prompt-learning-generate"].status.name == "APPLIED"
     """)
 
 

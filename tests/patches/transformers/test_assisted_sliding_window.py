@@ -16,7 +16,7 @@ from transformers.generation import utils
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, _zero_shared, assisted_sliding_window
 
-PATCH = "assisted-sliding-window"
+PATCH = "transformers/assisted-sliding-window"
 knows_windows = pytest.mark.skipif(
     not _zero_shared.knows_sharing(transformers.cache_utils), reason="no such layers before 4.56.0"
 )

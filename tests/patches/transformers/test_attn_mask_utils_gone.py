@@ -20,7 +20,7 @@ from zoo_hooks.patches.transformers import _attn_mask_utils
 
 assert cache_utils  # the module is repaired as this is imported
 
-PATCH = "attn-mask-utils-gone"
+PATCH = "transformers/attn-mask-utils-gone"
 NAME = "transformers.modeling_attn_mask_utils"
 FUNCTIONS = [
     name for name, value in vars(_attn_mask_utils).items() if inspect.isfunction(value) and "4d" in name

@@ -18,7 +18,7 @@ from zoo_hooks.patches.transformers.bare_linear_packed_4bit import _AsStored
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 pytest.importorskip("transformers.core_model_loading", reason="the code in question came with 5.0")
-PATCH = "bare-linear-packed-4bit"
+PATCH = "transformers/bare-linear-packed-4bit"
 SKIP = ["lm_head", "o_proj", "down_proj"]
 
 
@@ -120,8 +120,8 @@ def test_the_target_may_be_imported_before_any_model():
         from transformers import core_model_loading, modeling_utils
         load = core_model_loading.convert_and_load_state_dict_in_model
         assert modeling_utils.convert_and_load_state_dict_in_model is load
-        assert zoo_hooks.report()["bare-linear-packed-4bit"].status.name == "APPLIED"
-        zoo_hooks.revert("bare-linear-packed-4bit")
+        assert zoo_hooks.report()["transformers/bare-linear-packed-4bit"].status.name == "APPLIED"
+        zoo_hooks.revert("transformers/bare-linear-packed-4bit")
         load = core_model_loading.convert_and_load_state_dict_in_model
         assert modeling_utils.convert_and_load_state_dict_in_model is load
         assert not hasattr(load, "__wrapped__")

@@ -15,7 +15,7 @@ from transformers.pipelines.pt_utils import PipelineIterator
 import zoo_hooks
 from zoo_hooks.patches.transformers import _foreign
 
-PATCH = "batched-pipeline-cache-name"
+PATCH = "transformers/batched-pipeline-cache-name"
 
 
 @dataclass

@@ -8,7 +8,7 @@ from zero_shared import A4B, DENSE, generate, model
 
 from zoo_hooks.patches.transformers._zero_shared import held
 
-PATCH = "cache-dynamic-zero-shared"
+PATCH = "transformers/cache-dynamic-zero-shared"
 
 
 @pytest.mark.parametrize("shape", [DENSE, A4B], ids=["31B", "26B-A4B"])

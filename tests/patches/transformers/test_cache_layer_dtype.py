@@ -12,7 +12,7 @@ from transformers import cache_utils
 
 import zoo_hooks
 
-PATCH = "cache-layer-dtype"
+PATCH = "transformers/cache-layer-dtype"
 
 if not hasattr(cache_utils, "DynamicSlidingWindowLayer"):
     pytest.skip("caches of this release have no layers", allow_module_level=True)

@@ -8,7 +8,7 @@ from zero_shared import A4B, DENSE, generate
 import zoo_hooks
 from zoo_hooks.patches.transformers._zero_shared import held
 
-PATCH = "cache-static-zero-shared"
+PATCH = "transformers/cache-static-zero-shared"
 
 
 @pytest.mark.parametrize("shape", [DENSE, A4B], ids=["31B", "26B-A4B"])

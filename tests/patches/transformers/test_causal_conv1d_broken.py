@@ -13,7 +13,7 @@ from conftest import child, python, recorded
 
 from zoo_hooks.patches.transformers import causal_conv1d_broken
 
-PATCH = "causal-conv1d-broken"
+PATCH = "transformers/causal-conv1d-broken"
 BEGIN = """
 import sys, torch, zoo_hooks
 zoo_hooks.init()

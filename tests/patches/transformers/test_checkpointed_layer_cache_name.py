@@ -19,7 +19,7 @@ from zoo_hooks.patches.transformers import _foreign
 modeling_layers = pytest.importorskip("transformers.modeling_layers")
 from zoo_hooks.patches.transformers import checkpointed_layer_cache_name  # noqa: E402 - for the line above
 
-PATCH = "checkpointed-layer-cache-name"
+PATCH = "transformers/checkpointed-layer-cache-name"
 WAYS = [{"use_reentrant": True}, {"use_reentrant": False}]
 every_way = pytest.mark.parametrize("how", WAYS, ids=["reentrant", "not"])
 

@@ -21,7 +21,7 @@ import zoo_hooks
 from zoo_hooks.changes import Changes
 from zoo_hooks.patches.transformers import _cache_name, _foreign, _tiny, foreign_forward_cache_name
 
-PATCH = "foreign-forward-cache-name"
+PATCH = "transformers/foreign-forward-cache-name"
 Dropping = _foreign.dropping()
 NEW = _cache_name.taken(GenerationMixin.prepare_inputs_for_generation)
 """As this release hands it on."""

@@ -23,7 +23,7 @@ from zoo_hooks import notices
 from zoo_hooks.changes import Changes
 from zoo_hooks.patches.transformers import _foreign, _tiny, foreign_output_cache_field
 
-PATCH = "foreign-output-cache-field"
+PATCH = "transformers/foreign-output-cache-field"
 
 
 @dataclass

@@ -14,7 +14,7 @@ from transformers.models.gemma3n import modeling_gemma3n
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, gemma3n_mlp_fp16
 
-PATCH = "gemma3n-mlp-fp16"
+PATCH = "transformers/gemma3n-mlp-fp16"
 
 
 class TestDense(HalfMLP):

@@ -16,7 +16,7 @@ from zoo_hooks.patches.transformers import _tiny
 class TestGemma3n(NoCacheSharedKV):
     """The causal language model."""
 
-    patch = "gemma3n-no-cache-shared-kv"
+    patch = "transformers/gemma3n-no-cache-shared-kv"
     name = "gemma3n"
 
 

@@ -17,7 +17,7 @@ from zoo_hooks.patches.transformers import _tiny, gemma4_assistant_arguments
 if not hasattr(transformers, "Gemma4AssistantConfig"):
     pytest.skip("this release has no assistants of Gemma-4", allow_module_level=True)
 
-PATCH = "gemma4-assistant-arguments"
+PATCH = "transformers/gemma4-assistant-arguments"
 HOW = {"max_new_tokens": 12, "do_sample": False}
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("transformers.models.gemma4")
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, gemma4_assistant_shared_kv
 
-PATCH = "gemma4-assistant-shared-kv"
+PATCH = "transformers/gemma4-assistant-shared-kv"
 NAMES = [
     name
     for name in ("Gemma4Assistant", "Gemma4UnifiedAssistant")

@@ -18,7 +18,7 @@ from transformers.models.gemma4 import modeling_gemma4 as gemma4
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, gemma4_audio_attention_autocast
 
-PATCH = "gemma4-audio-attention-autocast"
+PATCH = "transformers/gemma4-audio-attention-autocast"
 HALF = torch.float16
 LIMIT = "gradient_clipping"
 

@@ -20,7 +20,7 @@ import zoo_hooks
 import zoo_hooks.changes
 from zoo_hooks.patches.transformers import _tiny, gemma4_audio_features_dtype
 
-PATCH = "gemma4-audio-features-dtype"
+PATCH = "transformers/gemma4-audio-features-dtype"
 KINDS = [torch.float32, torch.float16, torch.bfloat16]
 
 

@@ -29,7 +29,7 @@ from transformers.integrations import moe
 import zoo_hooks
 from zoo_hooks.patches.transformers import _half_experts, _tiny, gemma4_experts_fp16
 
-PATCH = "gemma4-experts-fp16"
+PATCH = "transformers/gemma4-experts-fp16"
 HERE = str(Path(__file__).parent)
 every_way = pytest.mark.parametrize("way", ["eager", "batched_mm", "grouped_mm"])
 graph_ways = pytest.mark.parametrize("way", ["batched_mm", "grouped_mm"])
@@ -421,7 +421,7 @@ def test_a_diffusion_gemma_overflows_without_either_repair():
     expected = logits()
     made.half()
     assert error(logits(), expected) < 0.01
-    for patch in (PATCH, "gemma4-mlp-fp16"):
+    for patch in (PATCH, "transformers/gemma4-mlp-fp16"):
         with zoo_hooks.disabled(patch):
             assert logits().isnan().all()
 
@@ -436,13 +436,13 @@ def test_what_both_families_share_is_changed_once_and_comes_back():
         before = moe._batched_linear
         import transformers.models.gemma4.modeling_gemma4
         assert moe._batched_linear is not before
-        with zoo_hooks.disabled("gemma4-experts-fp16"):
+        with zoo_hooks.disabled("transformers/gemma4-experts-fp16"):
             import transformers.models.diffusion_gemma.modeling_diffusion_gemma
             assert moe._batched_linear is before
-        assert {one.status.name for one in ledger.of_patch("gemma4-experts-fp16")} == {"APPLIED"}
-        assert len(ledger.of_patch("gemma4-experts-fp16")) == 2
+        assert {one.status.name for one in ledger.of_patch("transformers/gemma4-experts-fp16")} == {"APPLIED"}
+        assert len(ledger.of_patch("transformers/gemma4-experts-fp16")) == 2
         assert moe._batched_linear.__wrapped__ is before
-        zoo_hooks.revert("gemma4-experts-fp16")
+        zoo_hooks.revert("transformers/gemma4-experts-fp16")
         assert moe._batched_linear is before
     """)
 

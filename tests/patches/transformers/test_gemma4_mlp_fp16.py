@@ -18,7 +18,7 @@ pytest.importorskip("transformers.models.gemma4")
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, gemma4_mlp_fp16
 
-PATCH = "gemma4-mlp-fp16"
+PATCH = "transformers/gemma4-mlp-fp16"
 OPTIONS = {
     "all projections": True,
     "rank-stabilised": True,
@@ -272,9 +272,9 @@ def test_what_another_tool_has_put_over_it_is_told_and_activate_repairs_it_again
             return _half_mlp.figure(_tiny.shared_model().model.layers[0].mlp).healthy
 
         target.Gemma4TextMLP.forward = theirs
-        print(zoo_hooks.report()["gemma4-mlp-fp16"].status.name, healthy())
-        print(zoo_hooks.activate()["gemma4-mlp-fp16"].status.name, healthy())
-        zoo_hooks.revert("gemma4-mlp-fp16")
+        print(zoo_hooks.report()["transformers/gemma4-mlp-fp16"].status.name, healthy())
+        print(zoo_hooks.activate()["transformers/gemma4-mlp-fp16"].status.name, healthy())
+        zoo_hooks.revert("transformers/gemma4-mlp-fp16")
         print(target.Gemma4TextMLP.forward is theirs)
     """
     assert python(code).split() == ["OVERWRITTEN", "False", "APPLIED", "True", "True"]

@@ -13,7 +13,7 @@ here = pytest.mark.skipif("gemma4" not in MODELS, reason="no Gemma-4 before tran
 class TestGemma4(NoCacheSharedKV):
     """The causal language model, with per-layer inputs."""
 
-    patch = "gemma4-no-cache-shared-kv"
+    patch = "transformers/gemma4-no-cache-shared-kv"
     name = "gemma4"
 
 
@@ -21,5 +21,5 @@ class TestGemma4(NoCacheSharedKV):
 class TestMultimodal(NoCacheSharedKV):
     """The model that sees and hears; training is with an image."""
 
-    patch = "gemma4-no-cache-shared-kv"
+    patch = "transformers/gemma4-no-cache-shared-kv"
     name = "gemma4-multimodal"

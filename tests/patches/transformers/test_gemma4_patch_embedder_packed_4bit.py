@@ -15,7 +15,7 @@ pytest.importorskip("bitsandbytes")
 import zoo_hooks
 from zoo_hooks.patches.transformers import _four_bit
 
-PATCH = "gemma4-patch-embedder-packed-4bit"
+PATCH = "transformers/gemma4-patch-embedder-packed-4bit"
 
 
 def kinds(model):

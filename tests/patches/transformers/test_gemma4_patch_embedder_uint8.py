@@ -13,7 +13,7 @@ from zoo_hooks.patches.transformers.gemma4_patch_embedder_uint8 import PATCH as 
 
 pytest.importorskip("bitsandbytes")
 target = pytest.importorskip(RECORD.targets[0], reason="Gemma-4 came with 5.5.0")
-PATCH = "gemma4-patch-embedder-uint8"
+PATCH = "transformers/gemma4-patch-embedder-uint8"
 
 
 def affected():

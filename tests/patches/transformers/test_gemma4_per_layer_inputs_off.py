@@ -10,7 +10,7 @@ import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny
 from zoo_hooks.patches.transformers._zero_shared import held
 
-PATCH = "gemma4-per-layer-inputs-off"
+PATCH = "transformers/gemma4-per-layer-inputs-off"
 pytestmark = pytest.mark.skipif("gemma4" not in MODELS, reason="no Gemma-4 before transformers 5.5.0")
 
 

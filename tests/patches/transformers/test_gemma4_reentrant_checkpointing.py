@@ -18,7 +18,7 @@ import zoo_hooks
 from zoo_hooks import catalogue, notices
 from zoo_hooks.patches.transformers import _shared_kv, _tiny
 
-PATCH = "gemma4-reentrant-checkpointing"
+PATCH = "transformers/gemma4-reentrant-checkpointing"
 LEAST = 0.999999
 every_model = pytest.mark.parametrize("name", MODELS)
 

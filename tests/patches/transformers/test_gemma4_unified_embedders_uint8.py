@@ -17,7 +17,7 @@ from zoo_hooks.patches.transformers.gemma4_unified_embedders_uint8 import embedd
 
 pytest.importorskip("bitsandbytes")
 target = pytest.importorskip(RECORD.targets[0], reason="Gemma-4 unified came with 5.10.0")
-PATCH = "gemma4-unified-embedders-uint8"
+PATCH = "transformers/gemma4-unified-embedders-uint8"
 AUDIO = torch.linspace(-1, 1, 4 * 64).reshape(1, 4, 64) ** 3
 PARAMETERS = {
     "Gemma4UnifiedVisionEmbedder": ["self", "pixel_values", "image_position_ids"],

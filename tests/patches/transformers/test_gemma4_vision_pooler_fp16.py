@@ -19,7 +19,7 @@ from transformers.models.gemma4 import modeling_gemma4 as gemma4
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, gemma4_vision_pooler_fp16
 
-PATCH = "gemma4-vision-pooler-fp16"
+PATCH = "transformers/gemma4-vision-pooler-fp16"
 WRAPPED = [gemma4.Gemma4VisionEncoder, gemma4.Gemma4VisionModel]
 wrapped = pytest.mark.parametrize("part", WRAPPED, ids=lambda part: part.__name__)
 

@@ -16,7 +16,7 @@ from transformers.generation.utils import GenerationMixin
 import zoo_hooks
 from zoo_hooks.patches.transformers import _cache_name, _foreign
 
-PATCH = "generation-hooks-cache-name"
+PATCH = "transformers/generation-hooks-cache-name"
 UPDATE = "_update_model_kwargs_for_generation"
 
 

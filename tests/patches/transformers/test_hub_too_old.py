@@ -13,7 +13,7 @@ from importlib.metadata import requires, version
 
 from packaging.requirements import Requirement
 
-PATCH = "cache-static-zero-shared"  # any whose target imports all of transformers
+PATCH = "transformers/cache-static-zero-shared"  # any whose target imports all of transformers
 (NEEDED,) = (
     needed
     for needed in map(Requirement, requires("transformers"))

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 import zoo_hooks
 from zoo_hooks.patches.transformers import _foreign, ignored_keys_cache_name
 
-PATCH = "ignored-keys-cache-name"
+PATCH = "transformers/ignored-keys-cache-name"
 ROWS = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 2
 
 

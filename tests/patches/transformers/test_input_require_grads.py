@@ -9,7 +9,7 @@ import transformers
 import zoo_hooks
 from zoo_hooks.patches.transformers import _tiny, input_require_grads
 
-PATCH = "input-require-grads"
+PATCH = "transformers/input-require-grads"
 
 
 def gemma3(**text):

@@ -19,7 +19,7 @@ from transformers.models.llama import modeling_llama
 import zoo_hooks
 from zoo_hooks.patches.transformers import _cache_name, _foreign, _tiny
 
-PATCH = "replaced-part-cache-name"
+PATCH = "transformers/replaced-part-cache-name"
 NEW = _cache_name.taken(GenerationMixin.prepare_inputs_for_generation)
 Own = _foreign.attention()
 

@@ -12,7 +12,7 @@ from zoo_hooks.patches.transformers.skip_list_inner_names_4bit import PATCH as R
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 target = pytest.importorskip(RECORD.targets[0])
-PATCH = "skip-list-inner-names-4bit"
+PATCH = "transformers/skip-list-inner-names-4bit"
 GEMMA4 = hasattr(__import__("transformers"), "Gemma4ForConditionalGeneration")
 
 

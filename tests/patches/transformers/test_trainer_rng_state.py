@@ -17,7 +17,7 @@ import zoo_hooks
 from zoo_hooks.patches.transformers import _four_bit, _tiny
 from zoo_hooks.patches.transformers.trainer_rng_state import _Touches
 
-PATCH = "trainer-rng-state"
+PATCH = "transformers/trainer-rng-state"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from zoo_hooks.patches.transformers import wandb_broken
 
-PATCH = "wandb-broken"
+PATCH = "transformers/wandb-broken"
 BEGIN = "import sys, zoo_hooks\nzoo_hooks.init()\n"
 EARLY = Version(installed("transformers")) < Version("4.55")  # only looks whether there is a wandb
 STATUS = f"print(zoo_hooks.report()[{PATCH!r}].status.name)\n"

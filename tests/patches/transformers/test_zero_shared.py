@@ -16,7 +16,10 @@ from zero_shared import DENSE, config, generate, model
 import zoo_hooks
 from zoo_hooks.patches.transformers._zero_shared import _WithoutZero, held
 
-PATCHES = {DynamicCache: "cache-dynamic-zero-shared", StaticCache: "cache-static-zero-shared"}
+PATCHES = {
+    DynamicCache: "transformers/cache-dynamic-zero-shared",
+    StaticCache: "transformers/cache-static-zero-shared",
+}
 caches = pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
 
 
@@ -73,7 +76,7 @@ print(*[layer.keys.shape[-2] for layer in cache.layers])
 
 def test_a_users_script_shows_the_bug_only_with_the_hooks_off():
     """It imports transformers and generates, and knows nothing of zoo-hooks."""
-    affected = recorded("cache-dynamic-zero-shared") == "AFFECTED"
+    affected = recorded("transformers/cache-dynamic-zero-shared") == "AFFECTED"
     assert python(USER_SCRIPT).splitlines()[-1] == "7 23"
     assert python(USER_SCRIPT, ZOO_HOOKS="0").splitlines()[-1] == ("23 23" if affected else "7 23")
 

@@ -5,7 +5,7 @@ Symptom
 Loading an adapter of Mixtral's ``w1``, ``w2`` and ``w3``, made with transformers 4, raises ``RuntimeError:
 Error(s) in loading state_dict``, with a ``size mismatch`` for each weight. Where a fused weight is square it
 raises nothing, and the logits are off. On transformers 5.0 and from 5.6 on this comes to light only when
-other bugs are repaired (``weight-conversion-loading-info``, ``weight-converter-arguments``).
+other bugs are repaired (``peft/weight-conversion-loading-info``, ``peft/weight-converter-arguments``).
 
 Cause
 -----

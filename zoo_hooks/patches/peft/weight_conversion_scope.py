@@ -4,7 +4,7 @@ Symptom
 -------
 An adapter of Mixtral's ``w1``, ``w2`` and ``w3``, made with transformers 4, is loaded without an error but
 does nothing: ``Found missing adapter keys while loading the checkpoint`` lists all its weights. With peft
-0.19 this comes to light only when its converters can be made at all (``weight-converter-arguments``).
+0.19 this comes to light only when its converters can be made at all (``peft/weight-converter-arguments``).
 
 Cause
 -----

@@ -14,8 +14,8 @@ prompt learning in each peft that is released.
 Repair
 ------
 The floor is that of 5.23.0 as long as peft finds the cache by its new name: while
-``prompt-learning-generate``, ``prefix-tuning-heads`` and ``shadow-cache-dropped`` are in force, or others
-have mended the same. Otherwise it stays as it is. A peft below 0.20.0 is refused as before.
+``peft/prompt-learning-generate``, ``peft/prefix-tuning-heads`` and ``peft/shadow-cache-dropped`` are in
+force, or others have mended the same. Otherwise it stays as it is. A peft below 0.20.0 is refused as before.
 """
 
 from __future__ import annotations

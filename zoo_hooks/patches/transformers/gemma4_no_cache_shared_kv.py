@@ -18,7 +18,7 @@ Each forward of the text model hands its layers a carrier of its own, which stor
 and nothing else; where there is no cache the attention uses it in its place. It stays a keyword of
 the layers, so that the recompute of checkpointing finds it, and goes with the graph. Checkpointing
 becomes non-reentrant for these models, also inside models of another class, which is told once:
-reentrant, it gives wrong gradients where layers share K/V (``gemma4-reentrant-checkpointing``).
+reentrant, it gives wrong gradients where layers share K/V (``transformers/gemma4-reentrant-checkpointing``).
 
 The projections that these layers have of their own, and do not use, stay: they are what a checkpoint of
 this release holds. In training they are run over no tokens at all, so that they, and adapters on them,

@@ -9,7 +9,7 @@ autocast, or with parts of the model in float16.
 Cause
 -----
 ``Gemma4UnifiedModel.forward`` moves image and video features to device and dtype of the embeddings,
-and audio features to the device only, as Gemma-4 does (``gemma4-audio-features-dtype``).
+and audio features to the device only, as Gemma-4 does (``transformers/gemma4-audio-features-dtype``).
 
 Repair
 ------

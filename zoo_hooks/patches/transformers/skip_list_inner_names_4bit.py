@@ -16,7 +16,7 @@ Repair
 Before the modules are converted, the quantiser's list gains the full paths of those that a given
 name stands inside of, such as ``model.vision_tower``. They are saved with the model, so that it
 also loads without this repair; the config that the user made is not touched. A weight that the
-checkpoint holds packed is still unpacked (``bare-linear-packed-4bit``).
+checkpoint holds packed is still unpacked (``transformers/bare-linear-packed-4bit``).
 """
 
 from __future__ import annotations

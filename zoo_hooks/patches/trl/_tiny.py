@@ -85,10 +85,10 @@ def kto_loss() -> float:
 
 def constrained(regex: str) -> tuple[Any, Any]:
     """The constraint, and the sampling parameters with it, that TRL makes for vLLM."""
-    from zoo_hooks.patches.trl import trl_availability_flags
+    from zoo_hooks.patches.trl import availability_flags
 
     vllm = import_module("vllm.sampling_params")
-    with mended(trl_availability_flags.PATCH):
+    with mended(availability_flags.PATCH):
         maker = import_module("trl.trainer.grpo_trainer")
         if not hasattr(maker, "SamplingParams"):  # it leaves that to others before 0.18 and from 0.28
             ours = find_spec("trl.generation")

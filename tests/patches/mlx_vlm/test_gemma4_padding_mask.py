@@ -15,7 +15,7 @@ from mlx_shared_kv import WITHIN, oracle, trainers
 import zoo_hooks
 from zoo_hooks.patches.mlx_lm import _tiny
 
-PATCH = "mlx-vlm-gemma4-padding-mask"
+PATCH = "mlx_vlm/gemma4-padding-mask"
 LENGTH = 12  # the window is 8
 ONES = mx.ones((1, LENGTH), dtype=mx.int32)
 NEW = "mlx_vlm.trainer.vlm.sft.trainer"

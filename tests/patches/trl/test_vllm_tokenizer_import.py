@@ -15,7 +15,7 @@ import zoo_hooks
 
 pytest.importorskip("vllm", reason="vllm is not part of this environment")
 
-PATCH = "trl-vllm-tokenizer-import"
+PATCH = "trl/vllm-tokenizer-import"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 affected = pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
 

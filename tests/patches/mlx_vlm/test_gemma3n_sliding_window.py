@@ -12,7 +12,7 @@ from mlx_shared_kv import WITHIN, largest, oracle
 import zoo_hooks
 from zoo_hooks.patches.mlx_lm import _tiny
 
-PATCH = "mlx-vlm-gemma3n-sliding-window"
+PATCH = "mlx_vlm/gemma3n-sliding-window"
 LENGTH = 20  # the window is 8
 AFFECTED = recorded(PATCH) == "AFFECTED"
 PARTS = {"without a cache": None, "prefill": [20], "prefill in parts": [3, 9, 4, 4], "decode": [9, *[1] * 11]}

@@ -9,7 +9,7 @@ DPOTrainer``, GRPO, RLOO and others raise that error, though nobody asked for wa
 Cause
 -----
 ``is_wandb_available`` says whether wandb is installed, and what asks it imports wandb at once, as trl's
-callbacks do. transformers imports wandb to find out (``wandb-broken``), so the two disagree.
+callbacks do. transformers imports wandb to find out (``transformers/wandb-broken``), so the two disagree.
 
 Repair
 ------

@@ -12,7 +12,7 @@ from conftest import child, python, recorded
 sys.path.append(str(Path(__file__).parents[1] / "datasets"))
 from torchcodecs import needs_a_real_one, real, real_without_ffmpeg, stand_in
 
-PATCH = "transformers-torchcodec-broken"
+PATCH = "transformers/torchcodec-broken"
 pytestmark = pytest.mark.skipif(
     not find_spec("torchcodec"), reason="torchcodec is not part of this environment"
 )

@@ -11,8 +11,8 @@ from zoo_hooks import releases
 
 class TestGemma3n(WithoutCache):
     name = "gemma3n"
-    no_cache = "mlx-vlm-gemma3n-no-cache-shared-kv"
-    offset = "mlx-vlm-gemma3n-shared-kv-offset"
+    no_cache = "mlx_vlm/gemma3n-no-cache-shared-kv"
+    offset = "mlx_vlm/gemma3n-shared-kv-offset"
     batches = releases.version("mlx_vlm") != "0.4.4"  # which takes one row only
 
 

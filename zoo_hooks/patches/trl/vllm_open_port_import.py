@@ -51,10 +51,10 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
 
 def canary() -> Figure:
-    from zoo_hooks.patches.trl import _tiny, trl_availability_flags
-    from zoo_hooks.patches.vllm import vllm_guided_decoding_params
+    from zoo_hooks.patches.trl import _tiny, availability_flags
+    from zoo_hooks.patches.vllm import guided_decoding_params
 
-    with _tiny.mended(trl_availability_flags.PATCH), _tiny.mended(vllm_guided_decoding_params.PATCH):
+    with _tiny.mended(availability_flags.PATCH), _tiny.mended(guided_decoding_params.PATCH):
         serve = import_module("trl.scripts.vllm_serve")
     return Figure(f"{serve.__name__} is there", healthy=True)
 

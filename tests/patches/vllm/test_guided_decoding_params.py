@@ -14,9 +14,9 @@ from vllm import sampling_params
 import zoo_hooks
 from zoo_hooks import catalogue
 from zoo_hooks.changes import CannotRevert
-from zoo_hooks.patches.vllm.vllm_guided_decoding_params import NEW, OLD
+from zoo_hooks.patches.vllm.guided_decoding_params import NEW, OLD
 
-PATCH = "vllm-guided-decoding-params"
+PATCH = "vllm/guided-decoding-params"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 affected = pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
 

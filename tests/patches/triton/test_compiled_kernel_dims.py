@@ -28,7 +28,7 @@ from triton.compiler import ASTSource, CompiledKernel
 import zoo_hooks
 from zoo_hooks import catalogue
 
-PATCH = "triton-compiled-kernel-dims"
+PATCH = "triton/compiled-kernel-dims"
 
 
 def verdict(torch):

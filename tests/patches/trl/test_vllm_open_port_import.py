@@ -12,7 +12,7 @@ import zoo_hooks
 
 pytest.importorskip("vllm", reason="vllm is not part of this environment")
 
-PATCH = "trl-vllm-open-port-import"
+PATCH = "trl/vllm-open-port-import"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 affected = pytest.mark.skipif(not AFFECTED, reason="this pair of releases has no such drift")
 

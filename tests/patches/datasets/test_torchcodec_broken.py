@@ -8,7 +8,7 @@ import pytest
 from conftest import child, python
 from torchcodecs import needs_a_real_one, real, real_without_ffmpeg, stand_in
 
-PATCH = "datasets-torchcodec-broken"
+PATCH = "datasets/torchcodec-broken"
 pytestmark = pytest.mark.skipif(
     not find_spec("torchcodec"), reason="torchcodec is not part of this environment"
 )

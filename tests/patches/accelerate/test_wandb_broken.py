@@ -9,9 +9,9 @@ import accelerate
 import pytest
 from conftest import child, python
 
-from zoo_hooks.patches.accelerate import accelerate_wandb_broken
+from zoo_hooks.patches.accelerate import wandb_broken
 
-PATCH = "accelerate-wandb-broken"
+PATCH = "accelerate/wandb-broken"
 BEGIN = "import sys, zoo_hooks\nzoo_hooks.init()\n"
 STATUS = f"print(zoo_hooks.report()[{PATCH!r}].status.name)\n"
 BROKEN = "raise AttributeError('np.float_ was removed')"
@@ -135,4 +135,4 @@ def test_the_probe_hands_off_what_it_was_not_written_for(source, verdict, monkey
     asks = space["asks"] if source else print
     assert isinstance(asks, FunctionType) == bool(source)
     monkeypatch.setattr(accelerate.utils.imports, "is_wandb_available", asks)
-    assert accelerate_wandb_broken.probe(accelerate.accelerator).name == verdict
+    assert wandb_broken.probe(accelerate.accelerator).name == verdict

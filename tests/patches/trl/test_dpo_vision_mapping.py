@@ -7,10 +7,10 @@ from conftest import python, recorded
 from transformers.models.auto import modeling_auto
 from trl.trainer import dpo_trainer
 
-from zoo_hooks.patches.trl import _tiny, trl_dpo_vision_mapping
+from zoo_hooks.patches.trl import _tiny, dpo_vision_mapping
 
-PATCH = "trl-dpo-vision-mapping"
-OLD, NEW = trl_dpo_vision_mapping.OLD, trl_dpo_vision_mapping.NEW
+PATCH = "trl/dpo-vision-mapping"
+OLD, NEW = dpo_vision_mapping.OLD, dpo_vision_mapping.NEW
 AFFECTED = recorded(PATCH) == "AFFECTED"
 
 

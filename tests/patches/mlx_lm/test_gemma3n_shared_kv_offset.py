@@ -7,5 +7,5 @@ from mlx_shared_kv import WithCache
 
 class TestGemma3n(WithCache):
     name = "mlx_lm_gemma3n"
-    no_cache = "mlx-lm-gemma3n-no-cache-shared-kv"
-    offset = "mlx-lm-gemma3n-shared-kv-offset"
+    no_cache = "mlx_lm/gemma3n-no-cache-shared-kv"
+    offset = "mlx_lm/gemma3n-shared-kv-offset"

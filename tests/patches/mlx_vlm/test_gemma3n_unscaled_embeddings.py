@@ -15,9 +15,9 @@ from mlx_shared_kv import PREFIX, WITHIN, largest, oracle
 import zoo_hooks
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches.mlx_lm import _tiny
-from zoo_hooks.patches.mlx_vlm import mlx_vlm_gemma3n_unscaled_embeddings as patch
+from zoo_hooks.patches.mlx_vlm import gemma3n_unscaled_embeddings as patch
 
-PATCH = "mlx-vlm-gemma3n-unscaled-embeddings"
+PATCH = "mlx_vlm/gemma3n-unscaled-embeddings"
 LENGTH = 12
 SIZE = _tiny.TEXT["hidden_size"]
 

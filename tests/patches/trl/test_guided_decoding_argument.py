@@ -22,7 +22,7 @@ from zoo_hooks.changes import CannotRevert
 vllm = pytest.importorskip("vllm", reason="vllm is not part of this environment")
 import msgspec  # noqa: E402 - comes with vllm
 
-PATCH = "trl-guided-decoding-argument"
+PATCH = "trl/guided-decoding-argument"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 STATUS = {"AFFECTED": "APPLIED", "FIXED": "NOT_NEEDED"}
 TRAINER = "trl.trainer.grpo_trainer"
@@ -253,7 +253,7 @@ def test_a_tool_that_takes_the_argument_first_is_not_fought():
     zoo_hooks.activate()
     from trl.trainer import grpo_trainer
     from guiding import step
-    for patch in ({PATCH!r}, "vllm-guided-decoding-params"):
+    for patch in ({PATCH!r}, "vllm/guided-decoding-params"):
         seen = zoo_hooks.report()[patch].status.name
         assert seen == "NOT_NEEDED", (patch, seen)
     assert grpo_trainer.SamplingParams is vllm.SamplingParams is theirs

@@ -9,8 +9,8 @@ from mlx_shared_kv import WithoutCache, trained, trainers
 
 class TestGemma4(WithoutCache):
     name = "gemma4"
-    no_cache = "mlx-vlm-gemma4-no-cache-shared-kv"
-    offset = "mlx-vlm-gemma4-shared-kv-offset"
+    no_cache = "mlx_vlm/gemma4-no-cache-shared-kv"
+    offset = "mlx_vlm/gemma4-shared-kv-offset"
 
 
 @pytest.mark.parametrize("how", ["eager", "checkpointed"])
@@ -22,5 +22,5 @@ def test_lora_in_mlx_vlms_own_trainer_has_the_gradients_of_eager_mode(how, train
     print(f"gemma4, LoRA, {trainer}, {how}: {max(wrong):.2g} without, {max(right):.2g} with the hooks")
     assert max(right) < 1e-4
     assert (min(wrong) > 1) == (
-        any(recorded(patch) == "AFFECTED" for patch in (TestGemma4.no_cache, "mlx-vlm-gemma4-padding-mask"))
+        any(recorded(patch) == "AFFECTED" for patch in (TestGemma4.no_cache, "mlx_vlm/gemma4-padding-mask"))
     )

@@ -47,9 +47,9 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
 
 def canary() -> Figure:
-    from zoo_hooks.patches.trl import _tiny, trl_availability_flags, trl_warnings_issued
+    from zoo_hooks.patches.trl import _tiny, availability_flags, warnings_issued
 
-    with _tiny.mended(trl_availability_flags.PATCH), _tiny.mended(trl_warnings_issued.PATCH):
+    with _tiny.mended(availability_flags.PATCH), _tiny.mended(warnings_issued.PATCH):
         loss = _tiny.dpo_loss()
     return Figure(loss, healthy=abs(loss - LOSS) < 1e-4)  # noqa: PLR2004
 

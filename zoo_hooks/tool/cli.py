@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks import catalogue, installation, releases, render, reports, settings, survey, terminal
+from zoo_hooks import catalogue, releases, render, reports, settings
 from zoo_hooks.model import Patch
+from zoo_hooks.tool import installation, survey, terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=does, description=does)
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
         if ids:
-            command.add_argument("ids", nargs=ids, metavar="ID", help="a patch's id")
+            command.add_argument(
+                "ids", nargs=ids, metavar="ID", help="a patch's id, or several: peft, gemma4-*"
+            )
         command.set_defaults(run=run)
     return parser
 
@@ -159,12 +162,13 @@ def _record(patch: Patch) -> dict[str, Any]:
 
 
 def _chosen(ids: list[str]) -> list[Patch]:
-    return [catalogue.get(patch_id) for patch_id in ids] or catalogue.everything()
+    named = {patch_id for word in ids for patch_id in catalogue.named(word)}
+    return [patch for patch in catalogue.everything() if not ids or patch.id in named]
 
 
 def _surveyed(ids: list[str]) -> tuple[list[dict[str, Any]], list[str], bool]:
     """Rows of the report, what is broken in the upstreams themselves, and whether that was interrupted."""
-    wanted = {catalogue.get(patch_id).id for patch_id in ids}
+    wanted = {patch_id for word in ids for patch_id in catalogue.named(word)}
     upstreams = [u for u in catalogue.upstreams() if find_spec(u)]
     found, interrupted = terminal.with_progress(survey.statuses(upstreams), len(upstreams), "importing")
     rows = [row for some, _ in found for row in some]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 import zoo_hooks
 from zoo_hooks.patches.trl import _tiny
 
-PATCH = "trl-warnings-issued"
+PATCH = "trl/warnings-issued"
 AFFECTED = recorded(PATCH) == "AFFECTED"
 
 

@@ -7,5 +7,5 @@ from mlx_shared_kv import WithCache
 
 class TestGemma4(WithCache):
     name = "gemma4"
-    no_cache = "mlx-vlm-gemma4-no-cache-shared-kv"
-    offset = "mlx-vlm-gemma4-shared-kv-offset"
+    no_cache = "mlx_vlm/gemma4-no-cache-shared-kv"
+    offset = "mlx_vlm/gemma4-shared-kv-offset"

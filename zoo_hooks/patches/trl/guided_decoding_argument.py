@@ -4,7 +4,7 @@ Symptom
 -------
 With vLLM in the same process each generation step of GRPO and RLOO, and each request to ``trl vllm-serve``,
 raises ``TypeError: Unexpected keyword argument 'guided_decoding'``, also where nothing guides; Online DPO
-raises it where a pattern is given. It is seen once the import works (``vllm-guided-decoding-params``). TRL
+raises it where a pattern is given. It is seen once the import works (``vllm/guided-decoding-params``). TRL
 0.24 to 0.26 then raise the same for ``truncate_prompt_tokens`` beside vLLM from 0.17.0.
 
 Cause

@@ -14,7 +14,7 @@ from trl import import_utils
 import zoo_hooks
 from zoo_hooks.patches.trl import _tiny
 
-PATCH = "trl-availability-flags"
+PATCH = "trl/availability-flags"
 QUESTIONS = [
     name
     for name, value in vars(import_utils).items()

@@ -24,8 +24,8 @@ SECONDS = 900  # for one answer; a cold import of torch on a slow disk takes min
 BEGIN = f"""
 import sys
 sys.path[:] = filter(None, sys.path)
-sys.path.append({str(Path(__file__).parents[1])!r})
-from zoo_hooks.child import main
+sys.path.append({str(Path(__file__).parents[2])!r})
+from zoo_hooks.tool.child import main
 main(*sys.argv[1:])
 """
 

@@ -1,0 +1,1 @@
+"""What runs only when a person asks: nothing of a user's process imports it."""
