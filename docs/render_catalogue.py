@@ -10,31 +10,24 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
-import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-
-from packaging.version import Version
 
 from zoo_hooks import catalogue
 from zoo_hooks.model import Patch
-from zoo_hooks.tool import cli
+from zoo_hooks.tool import atlas, cli
+from zoo_hooks.tool.atlas import Atlas, Seen
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 TESTS = HERE.parent / "tests"
-VERDICTS = TESTS / "verdicts.json"
 FAULTS = (
     *("test_harmless", "test_faults", "test_imports", "test_startup"),
     *("test_imports_property", "test_concurrency_property"),
 )
 BEGIN, END = "<!-- patches -->\n", "<!-- /patches -->"
-
-Verdicts = Mapping[str, Mapping[str, Mapping[str, str | Mapping[str, str]]]]
-"""Upstream, then release, then id of a patch, to the name of a verdict; or to such names by the
-release of another upstream beside which it was seen."""
 
 
 def table(patches: Iterable[Patch]) -> str:
@@ -45,7 +38,7 @@ def table(patches: Iterable[Patch]) -> str:
     return _table(("Patch", "The bug that goes away", "Releases with it"), rows)
 
 
-def page(patches: Iterable[Patch], verdicts: Verdicts) -> str:
+def page(patches: Iterable[Patch], measured: Atlas) -> str:
     """The catalogue: the table, then each patch with its case report and verdicts."""
     patches = list(patches)
     parts = ["# Catalogue", "All patches of this release. This page is generated from them.", table(patches)]
@@ -54,16 +47,8 @@ def page(patches: Iterable[Patch], verdicts: Verdicts) -> str:
         if patch.upstream != upstream:
             upstream = patch.upstream
             parts.append(f"## {upstream}")
-        parts.append(_entry(patch, verdicts.get(upstream, {})))
+        parts.append(_entry(patch, measured.of(patch.id)))
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def recorded() -> Verdicts:
-    """The verdicts seen on real releases; none where the tests are not at hand."""
-    if not VERDICTS.exists():
-        return {}
-    found: Verdicts = json.loads(VERDICTS.read_text(encoding="utf-8"))
-    return found
 
 
 def with_table(readme: str, rendered: str) -> str:
@@ -104,7 +89,7 @@ def write_generated() -> None:
     """Renew what is generated; an unchanged file is not touched, so that Sphinx need not read it again."""
     texts = {
         "faults.md": faults(),
-        "catalogue.md": page(catalogue.everything(), recorded()),
+        "catalogue.md": page(catalogue.everything(), atlas.read()),
         "generated/help.txt": _output("--help"),
         "generated/show.txt": _output("show", "transformers/cache-static-zero-shared"),
     }
@@ -122,7 +107,7 @@ def _output(*arguments: str) -> str:
     return printed.getvalue()
 
 
-def _entry(patch: Patch, releases: Mapping[str, Mapping[str, str | Mapping[str, str]]]) -> str:
+def _entry(patch: Patch, seen: Iterable[Seen]) -> str:
     facts = [
         f"- Releases with it: {' '.join(f'`{claim}`' for claim in patch.affects)}",
         f"- Repaired when {' or '.join(f'`{target}`' for target in patch.targets)} is imported"
@@ -132,18 +117,20 @@ def _entry(patch: Patch, releases: Mapping[str, Mapping[str, str | Mapping[str, 
     ]
     if patch.requires:
         facts.insert(2, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
-    by_verdict: dict[str, list[str]] = {}
-    for release in sorted(releases, key=Version):
-        verdict = releases[release].get(patch.id, {})
-        if isinstance(verdict, str):
-            by_verdict.setdefault(verdict, []).append(release)
-            continue
-        beside: dict[str, list[str]] = {}
-        for other, seen in verdict.items():
-            beside.setdefault(seen, []).append(other)
-        for seen, others in beside.items():
-            by_verdict.setdefault(seen, []).append(f"{release} with {', '.join(others)}")
-    rows = [(verdict, "; ".join(where)) for verdict, where in by_verdict.items()]
+    by_verdict: dict[str, dict[str, list[str]]] = {}
+    for row in seen:
+        (_, own), *others = row.releases.items()
+        beside = ", ".join(f"{name} {version}" for name, version in others)
+        by_verdict.setdefault(row.verdict, {}).setdefault(own, []).append(beside)
+    rows = [
+        (
+            verdict,
+            "; ".join(
+                f"{own} with {', '.join(beside)}" if any(beside) else own for own, beside in where.items()
+            ),
+        )
+        for verdict, where in by_verdict.items()
+    ]
     parts = [f"### {patch.id}", f"{patch.title}.", "\n".join(facts), _markdown(catalogue.case_report(patch))]
     if rows:
         parts += ["#### Verdicts", _table(("The probe says", f"on {patch.upstream}"), rows)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -17,14 +16,11 @@ import pytest
 from zoo_hooks import catalogue, releases
 from zoo_hooks.model import Patch
 from zoo_hooks.releases import version as version_of
-from zoo_hooks.tool import survey
+from zoo_hooks.tool import atlas, survey
 
 HERE = Path(__file__).parent
-VERDICTS = json.loads((HERE / "verdicts.json").read_text())
-"""Verdict of each patch on each real release of its upstream: the one place where they stand.
-
-Where another upstream decides too, it is an object: the verdict beside each of that one's releases.
-"""
+ATLAS = atlas.read()
+"""What was measured on real releases: the one place where verdicts stand."""
 
 PATCH = '''
 """A fake bug.
@@ -158,13 +154,8 @@ def zoo(tmp_path: Path) -> Zoo:
 
 def seen(patch: Patch) -> Iterator[tuple[dict[str, str], str]]:
     """The releases on which a patch was looked at, as {name: version}, each time with its verdict."""
-    for release, verdicts in VERDICTS[patch.upstream].items():
-        verdict = verdicts.get(patch.id)
-        if isinstance(verdict, str):
-            yield {patch.upstream: release}, verdict
-        for other, beside in verdict.items() if isinstance(verdict, dict) else ():
-            name, version = other.split()
-            yield {patch.upstream: release, name: version}, beside
+    for row in ATLAS.of(patch.id):
+        yield row.releases, row.verdict
 
 
 def recorded(patch_id: str) -> str:

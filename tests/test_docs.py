@@ -11,7 +11,7 @@ import pytest
 
 from zoo_hooks import OFF_WORDS, catalogue, settings
 from zoo_hooks.model import Status
-from zoo_hooks.tool import cli
+from zoo_hooks.tool import atlas, cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,16 +91,14 @@ def test_a_wrong_form_in_the_readme_would_be_seen(monkeypatch, said):
 
 def test_the_catalogue_has_each_patch_with_its_report_and_verdicts(renderer):
     """Rendered from the records, the docstrings and the recorded verdicts."""
-    verdicts = renderer.recorded()
-    made = renderer.page(catalogue.everything(), verdicts)
+    measured = atlas.read()
+    made = renderer.page(catalogue.everything(), measured)
     for patch in catalogue.everything():
         _, _, entry = made.partition(f"\n### {patch.id}\n")
         entry = entry.partition("\n### ")[0]
         wanted = [patch.title, patch.measures, *patch.affects, *patch.links, *patch.targets]
         wanted += [f"#### {section}" for section in ("Symptom", "Cause", "Repair", "Verdicts")]
-        wanted += [
-            release for release in verdicts[patch.upstream] if patch.id in verdicts[patch.upstream][release]
-        ]
+        wanted += [version for row in measured.of(patch.id) for version in row.releases.values()]
         assert [text for text in wanted if text not in entry] == []
 
 
@@ -121,7 +119,7 @@ def test_every_status_is_explained():
     )
 
 
-ROW = re.compile(r"^([a-z0-9-]+) +[a-z_]+ [\d.]+ +APPLIED +(.+?)(?:  .*)?$", re.MULTILINE)
+ROW = re.compile(r"^([a-z0-9/_-]+) +[\d.]+ +APPLIED +(.+?)(?:  .*)?$", re.MULTILINE)
 
 
 def test_outputs_that_are_shown_have_the_titles_and_the_number_of_patches():

@@ -146,5 +146,7 @@ def test_the_second_half_of_an_id_will_do_where_it_is_unambiguous():
     assert catalogue.get("mlx-vlm/gemma4-padding-mask").id == "mlx_vlm/gemma4-padding-mask"
     assert set(catalogue.named("dill")) == {one for one in catalogue.ids() if one.startswith("dill/")}
     for word in ("torchcodec-broken", "*/torchcodec-broken"):
-        with pytest.raises(catalogue.UnknownPatch, match="datasets/torchcodec-broken, transformers/torchcodec"):
+        with pytest.raises(
+            catalogue.UnknownPatch, match="datasets/torchcodec-broken, transformers/torchcodec"
+        ):
             catalogue.get(word)

@@ -124,10 +124,9 @@ def nearest(word: str) -> list[str]:
     """Ids that a word that names none may stand for, at most three."""
     import difflib
 
-    halves = {part: one for one in ids() for part in (one, one.partition("/")[2])}
+    known = {one if "/" in word else one.partition("/")[2]: one for one in ids()}
     same = [one for one in ids() if one.partition("/")[2] == word]
-    close = difflib.get_close_matches(word[:60], halves, n=3, cutoff=0.5)
-    return same or list(dict.fromkeys(halves[part] for part in close))
+    return same or [known[near] for near in difflib.get_close_matches(word[:60], known, n=3, cutoff=0.5)]
 
 
 def case_report(patch: Patch) -> str:

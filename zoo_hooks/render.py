@@ -40,11 +40,11 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
 def status_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Rows of a report."""
     return table(
-        ("patch", "upstream", "status", "why", "retired by"),
+        ("patch", "installed", "status", "why", "retired by"),
         (
             (
                 row["id"],
-                f"{row['upstream']} {row['version'] or '(not installed)'}",
+                row["version"] or "no",
                 row["status"],
                 row["reason"] + (" (late: imported before zoo-hooks)" if row["late"] else ""),
                 _upgrades(row["retired_by"]) if row["status"] in ACTIVE else "",

@@ -1,0 +1,119 @@
+"""What was measured on real releases, as ``zoo_hooks/atlas.json`` has it. No upstream is imported."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+FILE = Path(__file__).parents[1] / "atlas.json"
+SCHEMA = 1
+VERDICTS = ("AFFECTED", "FIXED", "ABSENT", "UNKNOWN", "FAILED")
+"""What can be seen of a patch. ABSENT: the release has none of the code that the patch is about."""
+
+
+class Seen(NamedTuple):
+    """One patch on one set of releases."""
+
+    releases: dict[str, str]
+    """Versions by distribution, that of the patch's upstream first; ``python`` where it matters."""
+    verdict: str
+    """One of VERDICTS."""
+    without: str | None = None
+    """The canary's figure without the hooks, in the unit of ``Patch.measures``; None where it was not run."""
+    repaired: str | None = None
+    """The canary's figure with the hooks."""
+    digest: str | None = None
+    """Of the patch when it was measured. None, like Python and date: before there was a record."""
+    python: str | None = None
+    date: str | None = None
+    """Day of the measurement, as in 2026-11-29."""
+
+
+@functools.cache
+def read(file: Path = FILE) -> Atlas:
+    """The atlas on disk."""
+    data = json.loads(file.read_text(encoding="utf-8"))
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"{file} has schema {data['schema']}; this release of zoo-hooks reads {SCHEMA}")
+    return Atlas(data)
+
+
+class Atlas:
+    """What was seen, by patch; and when releases came out."""
+
+    def __init__(self, data: dict[str, Any] | None = None) -> None:
+        data = data or {"released": {}, "conflicts": {}, "patches": {}}
+        self.released: dict[str, dict[str, str]] = data["released"]
+        """By distribution and version, the day on which that came out."""
+        self.conflicts: dict[str, str] = data["conflicts"]
+        """Releases that cannot be installed together, as ``peft 0.15.0, transformers 5.24.0``, and why."""
+        self.patches: dict[str, list[Seen]] = {
+            patch: [_seen(patch, releases, row, entry["runs"]) for releases, row in entry["seen"].items()]
+            for patch, entry in data["patches"].items()
+        }
+
+    def of(self, patch: str) -> list[Seen]:
+        """All that was seen of a patch, by release."""
+        return self.patches.get(patch, [])
+
+    def put(self, patch: str, seen: Seen) -> None:
+        """Keep what was seen in place of what the same releases had before."""
+        others = [one for one in self.of(patch) if one.releases != seen.releases]
+        self.patches[patch] = sorted([*others, seen], key=lambda one: _order(one.releases))
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of a distribution that something was measured on, oldest first."""
+        found = {one.releases[name] for rows in self.patches.values() for one in rows if name in one.releases}
+        return sorted(found, key=Version)
+
+    def text(self) -> str:
+        """The file: a line for each set of releases, so that a new release is a readable change."""
+        patches = []
+        for patch, rows in sorted(self.patches.items()):
+            runs = list(dict.fromkeys((row.digest, row.python, row.date) for row in rows))
+            lines = [f"{json.dumps(_key(row.releases))}: {_compact(_row(row, runs))}" for row in rows]
+            seen = ",\n".join(lines)
+            patches.append(f'{json.dumps(patch)}: {{"runs": {_compact(runs)}, "seen": {{\n{seen}\n}}}}')
+        released = ",\n".join(
+            f"{json.dumps(name)}: {_compact(dict(sorted(days.items(), key=lambda day: Version(day[0]))))}"
+            for name, days in sorted(self.released.items())
+        )
+        conflicts = ",\n".join(
+            f"{json.dumps(pair)}: {json.dumps(why)}" for pair, why in sorted(self.conflicts.items())
+        )
+        return (
+            f'{{"schema": {SCHEMA},\n"released": {{\n{released}\n}},\n"conflicts": {{\n{conflicts}\n}},\n'
+            f'"patches": {{\n' + ",\n".join(patches) + "\n}}\n"
+        )
+
+
+def _seen(patch: str, key: str, row: list[Any], runs: list[Any]) -> Seen:
+    upstream = canonicalize_name(patch.partition("/")[0])
+    own, *others = key.split(", ")
+    releases = {upstream: own} | dict(other.split() for other in others)
+    verdict, run, *figures = row
+    without, repaired = figures or (None, None)
+    return Seen(releases, verdict, without, repaired, *runs[run])
+
+
+def _row(row: Seen, runs: list[tuple[str | None, str | None, str | None]]) -> list[Any]:
+    run = runs.index((row.digest, row.python, row.date))
+    return [row.verdict, run, *([] if row.without is None else [row.without, row.repaired])]
+
+
+def _key(releases: dict[str, str]) -> str:
+    (_, own), *others = releases.items()
+    return ", ".join([own, *(f"{name} {version}" for name, version in others)])
+
+
+def _order(releases: dict[str, str]) -> list[tuple[str, Version]]:
+    return [(name, Version(version)) for name, version in releases.items()]
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
