@@ -141,7 +141,7 @@ def test_verify_shows_the_figure_without_and_with(run):
     (row,) = json.loads(done.stdout)["patches"]
     assert (row["without"], row["with"], row["result"]) == (1, 2, "repaired")
     line = next(line for line in run("verify", "bug").stdout.splitlines() if line.startswith("fake/bug"))
-    assert line.split() == ["bug", "the", "value", "(right:", "2)", "1", "2", "repaired"]
+    assert line.split() == ["fake/bug", "the", "value", "(right:", "2)", "1", "2", "repaired"]
 
 
 def test_verify_of_a_right_release_says_that_nothing_is_needed(run, zoo):
@@ -264,8 +264,8 @@ def test_a_canary_that_kills_its_child_loses_only_itself(run, zoo):
     zoo.patch("fake.core", "a_deadly_one", deadly.replace("fake.core", "fake.other"))
     zoo.module("fake.other")
     rows = {row["id"]: row for row in json.loads(run("verify", "--json").stdout)["patches"]}
-    assert rows["a-deadly-one"]["with"] == "the child died: exit status 9"
-    assert rows["a-deadly-one"]["result"] == "DOES NOT HOLD"
+    assert rows["fake/a-deadly-one"]["with"] == "the child died: exit status 9"
+    assert rows["fake/a-deadly-one"]["result"] == "DOES NOT HOLD"
     assert rows["fake/bug"]["result"] == "repaired"
 
 

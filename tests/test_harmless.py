@@ -254,7 +254,7 @@ def test_a_handler_that_imports_does_not_wait_for_us(zoo):
         print("no dead-lock")
         zoo_hooks.report()
     """
-    assert zoo.run(code) == "no dead-lock\nbug: applied: value is 1\n"
+    assert zoo.run(code) == "no dead-lock\nfake/bug: applied: value is 1\n"
 
 
 def test_what_could_not_be_said_during_an_import_is_said_at_the_end(zoo):

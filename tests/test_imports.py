@@ -139,7 +139,7 @@ def test_repair_whose_undoing_raises(zoo: Zoo):
     source = PATCH.format(target="up", upstream="up", more="")
     repair = 'changes.replace(module.sticky, "new", 2)\n    1 / 0'
     zoo.patch("up", source=source.replace('changes.replace(module, "value", 2)', repair))
-    code = "import up; from zoo_hooks import ledger; print(ledger.find('bug', 'up').reason)"
+    code = "import up; from zoo_hooks import ledger; print(ledger.find('up/bug', 'up').reason)"
     assert zoo.run(code) == "repair: ZeroDivisionError: division by zero; not rolled back: new stays\n"
 
 
@@ -298,7 +298,7 @@ def test_module_looks_as_without_us(zoo: Zoo):
             print(sorted(vars(module)))
     """
     same(zoo, code)
-    code = "import up.core; from zoo_hooks import ledger; print(ledger.find('two', 'up.core').status)"
+    code = "import up.core; from zoo_hooks import ledger; print(ledger.find('up/two', 'up.core').status)"
     assert zoo.run(code) == "Status.NOT_NEEDED\n"
 
 

@@ -106,7 +106,7 @@ def test_a_habit_that_a_rename_punishes_is_found(zoo, given, otherwise, takes, f
         sys.path.insert(0, {str(HERE)!r})
         import json, renamed
         from zoo_hooks import catalogue
-        print(json.dumps(renamed.seen([catalogue.get("bug")])["bug"]))
+        print(json.dumps(renamed.seen([catalogue.get("bug")])["zoo_upstream/bug"]))
     """
     seen = json.loads(zoo.run(code, ZOO_HOOKS="0"))
     assert [world for world, fault in seen.items() if fault] == [

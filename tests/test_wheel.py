@@ -86,8 +86,8 @@ def metadata(wheel: Path) -> email.message.Message:
 
 
 def test_the_wheel_holds_the_package_and_the_start_up_files_only(wheel: Path):
-    """The wheel is every module and py.typed, the two start-up files at its root, and its metadata."""
-    shipped = {name: text for name, text in tree("zoo_hooks").items() if name.endswith(".py")}
+    """The wheel is every module, the atlas and py.typed, the two start-up files at its root, and metadata."""
+    shipped = {name: text for name, text in tree("zoo_hooks").items() if name.endswith((".py", ".json"))}
     shipped["zoo_hooks/py.typed"] = b""
     shipped["zoo_hooks.pth"] = (ROOT / "hooks.pth").read_bytes()
     shipped["zoo_hooks.start"] = (ROOT / "hooks.start").read_bytes()

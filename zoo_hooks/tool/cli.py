@@ -162,8 +162,8 @@ def _record(patch: Patch) -> dict[str, Any]:
 
 
 def _chosen(ids: list[str]) -> list[Patch]:
-    named = {patch_id for word in ids for patch_id in catalogue.named(word)}
-    return [patch for patch in catalogue.everything() if not ids or patch.id in named]
+    named = dict.fromkeys(patch_id for word in ids for patch_id in catalogue.named(word))
+    return [catalogue.get(patch_id) for patch_id in named] or catalogue.everything()
 
 
 def _surveyed(ids: list[str]) -> tuple[list[dict[str, Any]], list[str], bool]:
