@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from zoo_hooks import catalogue, releases
@@ -19,6 +20,8 @@ from zoo_hooks.releases import version as version_of
 from zoo_hooks.tool import atlas, survey
 
 HERE = Path(__file__).parent
+hypothesis.settings.register_profile("untimed", deadline=None)  # machines are busy
+hypothesis.settings.load_profile("untimed")
 ATLAS = atlas.read()
 """What was measured on real releases: the one place where verdicts stand."""
 

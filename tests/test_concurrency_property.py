@@ -127,7 +127,7 @@ def trees(draw):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(trees(), st.sets(st.sampled_from(EVERY), min_size=4), st.lists(plans, min_size=6, max_size=6))
 def test_threads_forks_and_deadlines_together_end_well(bodies, targets, rounds):
     """No process waits, nothing is raised but the deadline, and in the end every target is repaired."""

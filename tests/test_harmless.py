@@ -29,7 +29,7 @@ def as_bare(zoo: Zoo, code: str, *flags: str, check: bool = True) -> str:
     ours, bare = [
         (run.returncode, run.stdout, run.stderr)
         for word in ("1", "0")
-        for run in [child(code, *flags, check=False, timeout=60, ZOO_HOOKS=word)]
+        for run in [child(code, *flags, check=False, timeout=300, ZOO_HOOKS=word)]
     ]
     assert ours == bare
     assert not check or ours[0] == 0

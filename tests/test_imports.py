@@ -274,7 +274,7 @@ def test_the_same_package_hangs_with_a_pending_hook_of_wrapt(zoo: Zoo):
         faulthandler.dump_traceback_later(3, exit=True)
         import up
     """
-    run = child(zoo.preamble + textwrap.dedent(code), check=False, timeout=30, ZOO_HOOKS="0")
+    run = child(zoo.preamble + textwrap.dedent(code), check=False, timeout=300, ZOO_HOOKS="0")
     assert run.returncode == 1
     assert "loaded" not in run.stdout
     assert "Timeout" in run.stderr

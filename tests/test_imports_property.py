@@ -114,7 +114,7 @@ def repaired(steps: list) -> list[dict]:
     ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(trees, targets, orders)
 def test_random_trees_load_as_without_us(tree, watched, order):
     """Names, attributes, order of bodies, exceptions and tracebacks agree; loaded targets are repaired."""

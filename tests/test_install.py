@@ -47,7 +47,7 @@ class Home:
             env=environment(**variables),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         assert not check or run.returncode == 0, f"{run.stdout}\n{run.stderr}"

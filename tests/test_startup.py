@@ -33,7 +33,7 @@ def bare_environment(tmp_path_factory) -> Path:
 
 def start(site_packages: Path, code: str) -> list[str]:
     interpreter = site_packages.parents[2] / "bin" / "python"
-    run = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    run = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert not run.stderr
     return run.stdout.split()
 

@@ -36,7 +36,7 @@ def build(source: Path, target: str, folder: Path) -> Path:
     """Build a folder's sdist or wheel with the hatchling that is installed here, without network."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
     run = subprocess.run(
-        command, cwd=source, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=source, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
     assert run.returncode == 0, run.stderr
     (built,) = folder.glob("*.whl" if target == "wheel" else "*.tar.gz")

@@ -62,8 +62,8 @@ class Atlas:
         return self.patches.get(patch, [])
 
     def put(self, patch: str, seen: Seen) -> None:
-        """Keep what was seen in place of what the same releases had before."""
-        others = [one for one in self.of(patch) if one.releases != seen.releases]
+        """Keep what was seen in place of what the same releases, or some of them, had before."""
+        others = [one for one in self.of(patch) if not one.releases.items() <= seen.releases.items()]
         self.patches[patch] = sorted([*others, seen], key=lambda one: _order(one.releases))
 
     def versions(self, name: str) -> list[str]:
@@ -75,7 +75,8 @@ class Atlas:
         """The file: a line for each set of releases, so that a new release is a readable change."""
         patches = []
         for patch, rows in sorted(self.patches.items()):
-            runs = list(dict.fromkeys((row.digest, row.python, row.date) for row in rows))
+            made = {(row.digest, row.python, row.date) for row in rows}
+            runs = sorted(made, key=lambda run: [part or "" for part in reversed(run)])
             lines = [f"{json.dumps(_key(row.releases))}: {_compact(_row(row, runs))}" for row in rows]
             seen = ",\n".join(lines)
             patches.append(f'{json.dumps(patch)}: {{"runs": {_compact(runs)}, "seen": {{\n{seen}\n}}}}')

@@ -169,7 +169,8 @@ def _chosen(ids: list[str]) -> list[Patch]:
 def _surveyed(ids: list[str]) -> tuple[list[dict[str, Any]], list[str], bool]:
     """Rows of the report, what is broken in the upstreams themselves, and whether that was interrupted."""
     wanted = {patch_id for word in ids for patch_id in catalogue.named(word)}
-    upstreams = [u for u in catalogue.upstreams() if find_spec(u)]
+    asked = {patch_id.partition("/")[0] for patch_id in wanted} or catalogue.upstreams()
+    upstreams = [u for u in catalogue.upstreams() if u in asked and find_spec(u)]
     found, interrupted = terminal.with_progress(survey.statuses(upstreams), len(upstreams), "importing")
     rows = [row for some, _ in found for row in some]
     rows += [row for row in reports.report().as_dict() if row["upstream"] not in upstreams]

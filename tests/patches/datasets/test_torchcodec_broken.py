@@ -163,7 +163,7 @@ def test_nothing_of_it_is_run_before_it_is_used(tmp_path, body):
     """One that ends the process, or takes for ever, does so only where datasets itself would load it."""
     code = BEGIN + "import datasets\ndata = datasets.Dataset.from_dict({'n': [1, 2]}).with_format('numpy')\n"
     code += "print(data[0]['n'], 'torchcodec' in sys.modules)\n"
-    assert python(code, timeout=60, PYTHONPATH=stand_in(tmp_path, body)) == "1 False\n"
+    assert python(code, timeout=300, PYTHONPATH=stand_in(tmp_path, body)) == "1 False\n"
 
 
 def test_without_torchcodec_nothing_is_loaded_at_all():

@@ -43,7 +43,6 @@ def same(one, other):
 
 @pytest.mark.skipif(affected(PATCH), reason="this release has no such module of its own")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@settings(deadline=None)
 @given(cases(), st.booleans())
 def test_each_function_gives_what_upstream_gave(case, whole):
     """For every mask; where upstream has the module it is compared with, value by value."""
@@ -103,7 +102,7 @@ def test_what_upstream_refused_is_refused():
 
 
 @pytest.mark.skipif(not find_spec("transformers.masking_utils"), reason="this release has no other masks")
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(cases())
 def test_masks_are_those_of_what_came_after(case):
     """The masks that models of this release make, where at least one key is seen."""

@@ -1,0 +1,4 @@
+"""Measures every patch on real releases of its upstreams, and writes ``zoo_hooks/atlas.json``.
+
+A tool of this repository, not of the package: ``python -m atlas --help``.
+"""

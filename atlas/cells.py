@@ -1,0 +1,84 @@
+"""Environments with given releases, over one shared base with torch. Each is built once and kept."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+BASE = ROOT / ".tox" / "base"
+CELLS = ROOT / ".tox" / "atlas"
+UV = Path(sys.executable).with_name("uv")
+TABLE: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cells.toml").read_text())
+FROM_BASE = ("accelerate", "bitsandbytes", "numpy", "torch", "triton")
+"""What cells take from the base, in its release there, unless they are about it: it is large, or built for it."""
+
+
+class Conflict(Exception):
+    """These releases cannot be installed together; the message is the resolver's reason."""
+
+
+def python(releases: Mapping[str, str], day: date) -> Path:
+    """The interpreter of a cell with these releases, all else being as of that day; Conflict if there is none."""
+    _ensure_base()
+    cell = CELLS / "_".join(f"{name}-{version}" for name, version in sorted(releases.items()))
+    interpreter = cell / "bin" / "python"
+    if (cell / "built").exists():
+        return interpreter
+    pins = _resolved(releases, day)
+    _run(UV, "venv", "--quiet", "--clear", "--python", BASE / "bin" / "python", cell)
+    (site,) = cell.glob("lib/python*/site-packages")
+    (base,) = BASE.glob("lib/python*/site-packages")
+    (site / "zz_base.pth").write_text(f"{base}\n")
+    _run(UV, "pip", "install", "--quiet", "--no-deps", "--python", interpreter, *pins)
+    (cell / "built").touch()
+    return interpreter
+
+
+def _resolved(releases: Mapping[str, str], day: date) -> list[str]:
+    """Requirements of all that the cell has to have itself."""
+    wishes = [f"{name}=={version}" for name, version in releases.items()]
+    without = set(FROM_BASE) - set(releases)
+    for name in releases:
+        row = TABLE.get(name, {})
+        wishes += row.get("with", [])
+        without |= set(row.get("without", []))
+    try:
+        said = _run(
+            UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", BASE / "bin" / "python",
+            "--exclude-newer", str(day + timedelta(days=2)), "-", given="\n".join(wishes),
+        )  # fmt: skip
+    except subprocess.CalledProcessError as error:
+        raise Conflict(_reason(error.stderr)) from None
+    pins = [line for line in said.splitlines() if line and not line.startswith(("#", "-"))]
+    names = {pin: canonicalize_name(Requirement(pin).name) for pin in pins}
+    return [
+        pin
+        for pin, name in names.items()
+        if name not in without and not name.startswith(("cuda-", "nvidia-"))
+    ]
+
+
+def _reason(said: str) -> str:
+    words = " ".join(said.split("hint:")[0].split())
+    return re.sub(r"^.*?(cause:|╰─▶)\s*", "", words)[:300]
+
+
+def _ensure_base() -> None:
+    if not (BASE / "bin" / "python").exists():
+        _run(sys.executable, "-m", "tox", "run", "-e", "base", cwd=ROOT)
+
+
+def _run(*command: str | Path, given: str | None = None, cwd: Path | None = None) -> str:
+    return subprocess.run(
+        list(map(str, command)), input=given, capture_output=True, text=True, check=True, cwd=cwd
+    ).stdout
