@@ -62,8 +62,8 @@ class Atlas:
         return self.patches.get(patch, [])
 
     def put(self, patch: str, seen: Seen) -> None:
-        """Keep what was seen in place of what the same releases, or some of them, had before."""
-        others = [one for one in self.of(patch) if not one.releases.items() <= seen.releases.items()]
+        """Keep what was seen in place of what the same releases had before."""
+        others = [one for one in self.of(patch) if one.releases != seen.releases]
         self.patches[patch] = sorted([*others, seen], key=lambda one: _order(one.releases))
 
     def versions(self, name: str) -> list[str]:
