@@ -37,8 +37,8 @@ def digests_at(revision: str) -> dict[str, str]:
         ["git", "archive", revision, str(PATCHES.relative_to(PATCHES.parents[1]))],
         cwd=PATCHES.parents[1], capture_output=True, check=True,
     ).stdout  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        tarfile.open(fileobj=io.BytesIO(packed)).extractall(folder, filter="data")
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(packed)) as files:
+        files.extractall(folder, filter="data")
         return digests(Path(folder, "zoo_hooks", "patches"))
 
 

@@ -18,6 +18,8 @@ from zoo_hooks import catalogue
 from zoo_hooks.releases import claimed_upstreams
 from zoo_hooks.tool.atlas import Seen
 
+LONGEST = 60
+"""Characters of a figure that are kept."""
 MEANING = {"APPLIED": "AFFECTED", "NOT_NEEDED": "FIXED", "UNKNOWN": "UNKNOWN", "FAILED": "FAILED"}
 VERSIONS = """
 import json, platform, sys
@@ -100,7 +102,7 @@ def _clean() -> dict[str, str]:
 
 def _short(figure: Any) -> str:
     text = f"{figure:.3g}" if isinstance(figure, float) else " ".join(str(figure).split())
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _today() -> str:
