@@ -163,7 +163,7 @@ def test_releases_that_cannot_be_installed_together_are_recorded_with_the_reason
 
 
 def test_only_what_a_change_has_made_stale_is_measured_again(book):
-    """At its edges; one that is as it was when measured is left alone, and a new one is measured everywhere."""
+    """At its edges; one that is as when measured is left alone, and a new one is measured everywhere."""
     changed, same = "transformers/wandb-broken", "peft/shadow-cache-dropped"
     for verdict in rows("FIXED", "FIXED", "AFFECTED", "AFFECTED"):
         book.atlas.put(changed, verdict._replace(digest="as it was"))
