@@ -11,8 +11,8 @@ from zoo_hooks.model import Patch
 ROOT = Path(__file__).resolve().parents[1]
 START_UP = ROOT / "zoo_hooks" / "__init__.py"
 PROJECT = ROOT / "pyproject.toml"
-BESIDE = ("mlx", "numpy", "tokenizers", "torchcodec")
-"""Packages that patches import though none repairs them."""
+BESIDE = ("mlx", "numpy", "pypi_simple", "tokenizers", "torchcodec")
+"""Packages that are imported too, and are not there where types are checked."""
 
 
 def with_targets(source: str, patches: Iterable[Patch]) -> str:

@@ -158,7 +158,7 @@ def test_releases_that_cannot_be_installed_together_are_recorded_with_the_reason
     """And are not tried again."""
     task = next(task for task in book.missing(["peft"], date.min) if len(task.releases) > 1)
     said = command._keep(book, task, cells.Conflict("peft 0.19.0 needs transformers<5"))
-    assert said == ["cannot be installed together: peft 0.19.0 needs transformers<5"]
+    assert said == (["cannot be installed together: peft 0.19.0 needs transformers<5"], [])
     assert str(task) not in map(str, book.missing(["peft"], date.min))
 
 
@@ -194,6 +194,23 @@ def test_a_verdict_unlike_the_recorded_one_is_red(book, monkeypatch):
             book.atlas.put(patch, Seen({"transformers": "5.5.0"}, before))
         monkeypatch.setattr(command, "_measured", lambda _, task, now=now: {patch: Seen(task.releases, now)})
         assert command._run(book, [task], 1) == red
+
+
+def test_a_new_release_says_what_came_and_what_went(book):
+    """In a line each; what is as on the release before is no news."""
+    verdicts = {
+        "transformers/wandb-broken": ("FIXED", "AFFECTED"),
+        "transformers/trainer-rng-state": ("AFFECTED", "FIXED"),
+        "transformers/cache-layer-dtype": ("AFFECTED", "AFFECTED"),
+        "transformers/input-require-grads": ("FIXED", "UNKNOWN"),
+    }
+    old, new = {"transformers": "5.0.0"}, {"transformers": "5.5.0"}
+    command._keep(book, books.Task(old, []), {p: Seen(old, before) for p, (before, _) in verdicts.items()})
+    said = command._keep(book, books.Task(new, []), {p: Seen(new, now) for p, (_, now) in verdicts.items()})
+    assert said == (
+        ["came: transformers/wandb-broken", "went: transformers/trainer-rng-state"],
+        ["transformers/input-require-grads is UNKNOWN"],
+    )
 
 
 @pytest.mark.parametrize("word", ["transformers", "transformers>=5,<6", "five"])
