@@ -72,7 +72,9 @@ def _run(book: Book, tasks: Iterable[Task], jobs: int) -> int:
     """Measure cell by cell, and keep each result at once."""
     bad: list[str] = []
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(_measured, book, task): task for task in merged(tasks)}
+        # What was interrupted has each release once before it has pairs.
+        ordered = sorted(merged(tasks), key=lambda task: len(task.releases))
+        running = {pool.submit(_measured, book, task): task for task in ordered}
         try:
             for number, done in enumerate(as_completed(running), 1):
                 task = running[done]
