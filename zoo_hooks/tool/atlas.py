@@ -71,6 +71,15 @@ class Atlas:
         found = {one.releases[name] for rows in self.patches.values() for one in rows if name in one.releases}
         return sorted(found, key=Version)
 
+    def names(self) -> set[str]:
+        """Distributions that something was measured on."""
+        return {name for rows in self.patches.values() for one in rows for name in one.releases}
+
+    def first_seen(self, patch: str) -> dict[str, str] | None:
+        """The oldest releases on which a patch's bug was seen, None if it never was."""
+        affected = (one.releases for one in self.of(patch) if one.verdict == "AFFECTED")
+        return min(affected, key=_order, default=None)
+
     def text(self) -> str:
         """The file: a line for each set of releases, so that a new release is a readable change."""
         patches = []
@@ -91,6 +100,12 @@ class Atlas:
             f'{{"schema": {SCHEMA},\n"released": {{\n{released}\n}},\n"conflicts": {{\n{conflicts}\n}},\n'
             f'"patches": {{\n' + ",\n".join(patches) + "\n}}\n"
         )
+
+
+def words(releases: dict[str, str]) -> str:
+    """A set of releases in words: ``peft 0.19.0 with transformers 5.24.0``."""
+    own, *others = (f"{name} {version}" for name, version in releases.items())
+    return own + (f" with {', '.join(others)}" if others else "")
 
 
 def _seen(patch: str, key: str, row: list[Any], runs: list[Any]) -> Seen:

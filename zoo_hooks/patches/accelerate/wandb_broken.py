@@ -93,6 +93,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="accelerate takes a wandb for usable that is installed but cannot be imported",
+    severity="crash",
     targets=("accelerate.accelerator",),
     affects=("accelerate>=0.26.1",),
     links=(

@@ -91,6 +91,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="datasets uses torchcodec when it is installed but cannot be loaded",
+    severity="crash",
     targets=("datasets.features.video",),
     affects=("datasets>=4.3.0", "torchcodec"),
     links=(

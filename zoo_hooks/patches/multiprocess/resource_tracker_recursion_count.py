@@ -64,6 +64,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="multiprocess's resource tracker calls a method that locks of CPython 3.12.0 lack",
+    severity="crash",
     targets=("multiprocess.resource_tracker",),
     affects=('multiprocess>=0.70.18; python_full_version == "3.12.0"',),
     links=(

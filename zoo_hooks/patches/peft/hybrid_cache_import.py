@@ -59,6 +59,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="import peft fails, for transformers 5 has no HybridCache",
+    severity="crash",
     targets=("peft.peft_model",),
     affects=("peft<0.18.0", "transformers>=5.0.0"),
     links=(

@@ -125,6 +125,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="prefix tuning for classification and question answering raises",
+    severity="crash",
     targets=(PEFT_MODEL,),
     affects=("peft>=0.18.0", "transformers>=5.24.0"),
     links=(

@@ -87,6 +87,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="peft's module of weight conversions cannot be imported before transformers 5.0.0",
+    severity="crash",
     targets=("peft.utils.transformers_weight_conversion",),
     affects=("peft>=0.19.0", "transformers<=5.0.0rc3"),
     links=(

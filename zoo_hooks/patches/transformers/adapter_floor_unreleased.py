@@ -78,6 +78,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="adapters of transformers' own models are refused for a peft that is not released",
+    severity="crash",
     targets=("transformers.integrations.peft",),
     affects=("transformers>=5.24.0", "peft>=0.20.0"),
     links=(

@@ -139,6 +139,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="assisted generation raises once a sliding window is full",
+    severity="crash",
     targets=("transformers.generation.utils",),
     affects=(
         (

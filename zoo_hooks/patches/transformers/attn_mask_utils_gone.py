@@ -54,6 +54,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="transformers.modeling_attn_mask_utils is gone, and with it whatever imports it",
+    severity="crash",
     targets=("transformers.cache_utils",),
     affects=("transformers>=5.24.0",),
     links=(

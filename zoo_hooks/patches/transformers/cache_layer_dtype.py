@@ -64,6 +64,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Layers of a cache have lost their dtype",
+    severity="crash",
     targets=("transformers.cache_utils",),
     affects=("transformers>=5.24.0",),
     links=(

@@ -81,6 +81,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="models fail to import beside a causal_conv1d that is installed but cannot be loaded",
+    severity="crash",
     targets=("transformers.modeling_utils",),
     affects=("transformers<5.15.0",),
     links=("https://github.com/unslothai/unsloth/pull/4047",),

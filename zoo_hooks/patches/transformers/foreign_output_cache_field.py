@@ -135,6 +135,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Outputs of others with a field past_key_values raise, or lose their cache",
+    severity="crash",
     targets=("transformers.modeling_outputs",),
     affects=("transformers>=5.24.0",),
     links=(

@@ -108,6 +108,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's audio attention fails under float16 autocast",
+    severity="crash",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0",),
     links=(

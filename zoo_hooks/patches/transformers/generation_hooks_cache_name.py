@@ -134,6 +134,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Others' hooks into generate that look up past_key_values find no cache",
+    severity="silent wrong result",
     targets=("transformers.generation.utils", "transformers.modeling_utils"),
     requires=("transformers.generation.utils", "transformers.modeling_utils"),
     affects=("transformers>=5.24.0",),

@@ -92,6 +92,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Trainer gathers the cache of models whose config says to ignore past_key_values",
+    severity="crash",
     targets=("transformers.trainer",),
     affects=("transformers>=5.24.0",),
     links=(

@@ -104,6 +104,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="training fails on a wandb that is installed but cannot be imported",
+    severity="crash",
     targets=("transformers.integrations.integration_utils",),
     affects=("transformers>=4.50.0",),
     links=("https://github.com/huggingface/transformers/pull/39875",),

@@ -126,6 +126,7 @@ def _torch() -> Iterable[str]:
 PATCH = Patch(
     module=__name__,
     title="torch 2.8 and 2.9 read cluster dimensions that kernels of triton 3.6 no longer have",
+    severity="crash",
     targets=("triton.compiler.compiler",),
     affects=("triton>=3.6.0", "torch>=2.8.0,<2.10.0"),
     links=(

@@ -87,6 +87,7 @@ def _questions(module: ModuleType) -> dict[str, FunctionType]:
 PATCH = Patch(
     module=__name__,
     title="trl takes every optional package for installed",
+    severity="crash",
     targets=("trl.import_utils",),
     affects=("trl>=0.16.1,<0.29.0", "transformers>=5.3.0"),
     links=(
