@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib.util import find_spec
 from typing import Any
 
 import zoo_hooks
 from zoo_hooks import catalogue, releases, render, reports, settings
 from zoo_hooks.model import Patch
-from zoo_hooks.tool import atlas, installation, survey, terminal
+from zoo_hooks.tool import ask, atlas, installation, survey, terminal
+from zoo_hooks.tool.pins import Unreadable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return terminal.ending_well(options.run, options)
-    except catalogue.UnknownPatch as error:
-        print(f"zoo-hooks: {error.args[0]}", file=sys.stderr)
+    except (catalogue.UnknownPatch, Unreadable) as error:
+        terminal.warn(str(error.args[0]))
         return 2
 
 
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
                 "ids", nargs=ids, metavar="ID", help="a patch's id, or several: peft, gemma4-*"
             )
         command.set_defaults(run=run)
+    ask.add(commands)
     return parser
 
 

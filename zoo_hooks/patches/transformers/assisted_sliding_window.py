@@ -140,6 +140,7 @@ PATCH = Patch(
     module=__name__,
     title="assisted generation raises once a sliding window is full",
     severity="crash",
+    symptoms=("Cannot `crop` a `DynamicSlidingWindowLayer` after it has seen more tokens",),
     targets=("transformers.generation.utils",),
     affects=(
         (

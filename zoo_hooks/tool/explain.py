@@ -1,0 +1,129 @@
+"""Which known bug a traceback shows, and why the hooks did not repair it; no upstream is imported."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from zoo_hooks import catalogue
+from zoo_hooks.model import Patch
+from zoo_hooks.releases import claimed_upstreams, version
+from zoo_hooks.tool.audit import Answer
+
+# What is put before each line: colours, the rank of a process, a time
+ADDED = re.compile(r"\x1b\[[0-9;]*m|^(\s*\[?(rank|default)\s?\d+\]?:|\(\w+ pid=\d+[^)]*\))\s?", re.MULTILINE)
+FRAME = re.compile(
+    r'^\s*File "(?P<file>[^"\n]+)", line \d+(?:, in (?P<name>\S+))?'  # Python's
+    r"|^\s*(?:File )?(?P<shown>[~/.\w][^\n:]*\.py):\d+, in (?P<call>[\w.<>]+)",  # a notebook's
+    re.MULTILINE,
+)
+SOURCE = re.compile(
+    r'^( {4,}| *-+> *\d| *\d+ )[^\n]*$|^\s*File "[^\n]*$|^[^\n]*\.py:\d+, in [^\n]*$', re.MULTILINE
+)
+NEAR = 0.55
+"""How alike an error has to be to the words of a bug to be told of as the nearest."""
+
+
+class Trace(NamedTuple):
+    """What a text says that holds a traceback, or only its last line."""
+
+    messages: str
+    """All but the frames and their source lines."""
+    functions: frozenset[str]
+    modules: tuple[str, ...]
+    """The files of the frames, dotted: ``...site-packages.peft.peft_model``."""
+    files: tuple[str, ...]
+
+    @property
+    def error(self) -> str:
+        """The line that names the error."""
+        lines = [
+            line
+            for line in self.messages.splitlines()
+            if re.match(r"[\w.]+(Error|Exception|Warning)\b", line)
+        ]
+        return lines[-1] if lines else next(reversed(self.messages.strip().splitlines()), "")
+
+
+def read(text: str) -> Trace:
+    """Take a text apart."""
+    text = ADDED.sub("", text.replace("\r\n", "\n"))
+    frames = list(FRAME.finditer(text))
+    files = tuple(frame["file"] or frame["shown"] for frame in frames)
+    names = (frame["name"] or frame["call"] or "" for frame in frames)
+    dotted = (re.sub(r"[/\\]+", ".", file.removesuffix(".py")) for file in files)
+    functions = frozenset(name.rpartition(".")[2] for name in names)
+    return Trace(SOURCE.sub("", text), functions, tuple(f".{one}." for one in dotted), files)
+
+
+def explained(trace: Trace) -> list[Patch]:
+    """The patches one of whose symptoms the text shows, those with the longest symptom first."""
+    found = []
+    for patch in catalogue.everything():
+        shown = [symptom for symptom in patch.symptoms if shows(trace, symptom)]
+        if shown:
+            found.append((max(map(len, shown)), patch))
+    return [patch for _, patch in sorted(found, key=lambda pair: -pair[0])]
+
+
+def shows(trace: Trace, symptom: str) -> bool:
+    """Whether the words of a symptom are in the error, and each of its frames in the traceback."""
+    words, *frames = (part.strip() for part in symptom.split("@"))
+    return _says(trace, words) and all(
+        frame in trace.functions or any(f".{frame}." in module for module in trace.modules)
+        for frame in frames
+    )
+
+
+def nearest(trace: Trace) -> Patch | None:
+    """The patch whose error is most like this one, None if none is."""
+    best: Patch | None = None
+    level = NEAR
+    for patch in catalogue.everything():
+        for symptom in patch.symptoms:
+            words = symptom.split("@")[0].strip()
+            same = difflib.SequenceMatcher(None, words, trace.error[-200:], autojunk=False)
+            like = 1.0 if words and _says(trace, words) else same.ratio()
+            if like > level:
+                best, level = patch, like
+    return best
+
+
+def why_not(patch: Patch, answer: Answer, trace: Trace) -> str:
+    """Why the hooks did not repair a bug whose error was seen; by this environment, and by the frames."""
+    elsewhere = _other_environment(trace)
+    if elsewhere and not elsewhere.is_dir():
+        return f"it was raised in {elsewhere}, which is not on this machine; run zoo-hooks explain there"
+    if elsewhere and not (elsewhere / "zoo_hooks.pth").exists():
+        return f"not installed there: {elsewhere} has no zoo-hooks"
+    missing = sorted(name for name in claimed_upstreams(patch) if not version(name))
+    if missing:
+        return f"it was raised elsewhere: {' and '.join(missing)} is not installed here"
+    finding = next((one for one in answer.findings if one.patch is patch), None)
+    if finding is None:
+        return "the releases that are installed here do not have it; they were others then"
+    return finding.trouble or _too_late(patch)
+
+
+def _too_late(patch: Patch) -> str:
+    way = "restart it" if patch.when == "before" else "restart it, or call zoo_hooks.activate()"
+    return (
+        f"too late, or off in that process: {patch.targets[0]} was imported before zoo-hooks could see it, "
+        f"as in a notebook whose kernel ran before the installation ({way}), or ZOO_HOOKS was set there"
+    )
+
+
+def _other_environment(trace: Trace) -> Path | None:
+    """The site-packages that the frames are of, if it is not where this zoo-hooks is installed."""
+    found = [re.match(r"(/.+?/site-packages|[A-Z]:.+?[\\/]site-packages)[\\/]", file) for file in trace.files]
+    places = [Path(match[1]) for match in found if match]
+    here = [Path(place).resolve() for place in sys.path if place]
+    return next((place for place in reversed(places) if place.resolve() not in here), None)
+
+
+def _says(trace: Trace, words: str) -> bool:
+    """Whether the words stand in the error; ``*`` in them is anything in the same line."""
+    return bool(re.search(".*".join(map(re.escape, words.split("*"))), trace.messages))
