@@ -13,16 +13,18 @@ from zoo_hooks.model import Patch
 from zoo_hooks.releases import claimed_upstreams, version
 from zoo_hooks.tool.audit import Answer
 
-# What is put before each line: colours, the rank of a process, a time
-ADDED = re.compile(r"\x1b\[[0-9;]*m|^(\s*\[?(rank|default)\s?\d+\]?:|\(\w+ pid=\d+[^)]*\))\s?", re.MULTILINE)
+# What is put before each line: colours, the rank or node of a process, the frame of a box
+ADDED = re.compile(
+    r"\x1b\[[0-9;]*m|^(?:stderr: )?\[[\w-]+\]:? ?|^\s*\(\w+ pid=[^)]*\) ?|^[│|] ", re.MULTILINE
+)
 FRAME = re.compile(
     r'^\s*File "(?P<file>[^"\n]+)", line \d+(?:, in (?P<name>\S+))?'  # Python's
-    r"|^\s*(?:File )?(?P<shown>[~/.\w][^\n:]*\.py):\d+, in (?P<call>[\w.<>]+)",  # a notebook's
+    # a notebook's, Colab's, rich's
+    r"|^(?:File )?\[?(?P<shown>[~/.\w][^\n:\]]*\.py)\]?(?::\d+|\(http[^)\n]*\)),? in (?P<call>[\w.<>]+)",
     re.MULTILINE,
 )
-SOURCE = re.compile(
-    r'^( {4,}| *-+> *\d| *\d+ )[^\n]*$|^\s*File "[^\n]*$|^[^\n]*\.py:\d+, in [^\n]*$', re.MULTILINE
-)
+SOURCE = re.compile(rf"^(?: {{4,}}| *-+> *\d| *\d+ )[^\n]*$|(?:{FRAME.pattern})[^\n]*", re.MULTILINE)
+LAZY = re.compile(r"Failed to import (\S+) because")  # as transformers and trl wrap it
 NEAR = 0.55
 """How alike an error has to be to the words of a bug to be told of as the nearest."""
 
@@ -54,7 +56,8 @@ def read(text: str) -> Trace:
     frames = list(FRAME.finditer(text))
     files = tuple(frame["file"] or frame["shown"] for frame in frames)
     names = (frame["name"] or frame["call"] or "" for frame in frames)
-    dotted = (re.sub(r"[/\\]+", ".", file.removesuffix(".py")) for file in files)
+    dotted = [re.sub(r"[/\\]+", ".", file.removesuffix(".py")) for file in files]
+    dotted += LAZY.findall(text)
     functions = frozenset(name.rpartition(".")[2] for name in names)
     return Trace(SOURCE.sub("", text), functions, tuple(f".{one}." for one in dotted), files)
 
@@ -118,7 +121,7 @@ def _too_late(patch: Patch) -> str:
 
 def _other_environment(trace: Trace) -> Path | None:
     """The site-packages that the frames are of, if it is not where this zoo-hooks is installed."""
-    found = [re.match(r"(/.+?/site-packages|[A-Z]:.+?[\\/]site-packages)[\\/]", file) for file in trace.files]
+    found = [re.match(r"((?:/|[A-Z]:).*?[\\/](?:site|dist)-packages)[\\/]", file) for file in trace.files]
     places = [Path(match[1]) for match in found if match]
     here = [Path(place).resolve() for place in sys.path if place]
     return next((place for place in reversed(places) if place.resolve() not in here), None)
