@@ -59,8 +59,7 @@ def _audit(options: argparse.Namespace) -> int:
         terminal.show_json(_answer(answer))
     else:
         _show(answer.findings)
-        left = len(answer.left)
-        print(f"{asked.where}: {_count(answer.findings)}, {left} of them not repaired by the hooks")
+        print(f"{asked.where}: {_count(answer)}")
     _notes(answer)
     return int(bool(answer.findings if options.strict else answer.left))
 
@@ -82,10 +81,10 @@ def _plan(options: argparse.Namespace) -> int:
                             "notes": planned.after.notes})  # fmt: skip
         return 0
     for part, some in parts.items():
-        print(f"{part}: {_count(some)}\n")
+        print(f"{part} {_bugs(some)}\n")
         _show(some)
     for name, answer in (("now", planned.before), ("then", planned.after)):
-        print(f"{name}: {_count(answer.findings)}, {len(answer.left)} of them not repaired by the hooks")
+        print(f"{name}: {_count(answer)}")
     _notes(planned.after)
     return 0
 
@@ -193,5 +192,9 @@ def _notes(answer: Answer) -> None:
     terminal.warn(f"nothing is known of {others} other packages" if others else None)
 
 
-def _count(findings: list[Finding]) -> str:
-    return f"{len(findings)} known bug{'' if len(findings) == 1 else 's'}"
+def _count(answer: Answer) -> str:
+    return f"{_bugs(answer.findings)}, of which the hooks leave {len(answer.left)}"
+
+
+def _bugs(some: list[Finding]) -> str:
+    return f"{len(some)} known bug{'' if len(some) == 1 else 's'}"

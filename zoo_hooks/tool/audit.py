@@ -98,6 +98,8 @@ def known(measured: Atlas) -> set[str]:
 def audit(asked: Asked, measured: Atlas, trouble: str | None = None) -> Answer:
     """Judge a set of releases; ``trouble`` is why the hooks do nothing there at all."""
     answer = Answer(asked, notes=[*asked.notes, *_unmeasured(asked.versions, measured)])
+    if any(pin.file for pin in asked.pins.values()) and "zoo-hooks" not in asked.pins:
+        answer.notes.append("zoo-hooks is not among these; it repairs only where it is installed")
     for patch in catalogue.everything():
         judgement = judge(patch, asked.versions, measured)
         if judgement and judgement.verdict in BUG:

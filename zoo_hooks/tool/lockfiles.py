@@ -27,12 +27,15 @@ def read(new: Asked, file: str, text: str) -> None:
     except tomllib.TOMLDecodeError as error:
         raise Unreadable(f"{file} cannot be parsed: {error}") from None
     standard = "lock-version" in data  # a pylock.toml
-    if not standard and "package" not in data:
+    packages = data.get("packages" if standard else "package")
+    if packages is None and not standard:
         raise Unreadable(f"{file} is neither a pylock.toml nor a uv.lock nor a poetry.lock")
+    if not isinstance(packages, list) or not all(map(_named, packages)):
+        raise Unreadable(f"{file} has a package without a name")
     groups = frozenset(data.get("default-groups", ()))
     sets = {"extras": frozenset[str](), "dependency_groups": groups} if standard else {}
     found: dict[str, dict[str | None, int | None]] = {}
-    for package in data.get("packages" if standard else "package", ()):
+    for package in packages:
         name, version = str(canonicalize_name(package["name"])), package.get("version")
         line = _line(text, package["name"], version)
         if name not in new.known:
@@ -41,6 +44,10 @@ def read(new: Asked, file: str, text: str) -> None:
             found.setdefault(name, {})[version] = line
     for name, versions in found.items():
         _take(new, name, versions, file)
+
+
+def _named(package: Any) -> bool:
+    return isinstance(package, dict) and isinstance(package.get("name"), str)
 
 
 def _take(new: Asked, name: str, versions: dict[str | None, int | None], file: str) -> None:
