@@ -77,21 +77,26 @@ def test_the_measurement_of_these_releases_answers_or_the_nearest(patch, version
 
 
 @pytest.mark.parametrize(
-    ("patch", "versions", "verdict"),
+    ("patch", "versions", "verdict", "basis"),
     [
-        (CACHE, {"transformers": "4.40.0"}, "FIXED"),
-        (CACHE, {"transformers": "6.0.0"}, "FIXED"),
-        (LAYER, {"transformers": "6.0.0"}, "AFFECTED"),
-        (FOUR_BIT, {"transformers": "5.24.0", "bitsandbytes": "0.48.0"}, "AFFECTED"),
-        (FOUR_BIT, {"transformers": "5.24.0", "bitsandbytes": "0.45.0"}, "FIXED"),
-        ("transformers/cache-static-zero-shared", {"transformers": "5.5.0"}, "AFFECTED"),
+        (CACHE, {"transformers": "5.3.0"}, "FIXED", "nearest measured: transformers 5.4.0"),
+        (LAYER, {"transformers": "6.0.0"}, "AFFECTED", "nearest measured: transformers 5.26.0"),
+        (GONE, {"peft": "0.17.0", "transformers": "4.99.0"}, "FIXED",
+         "nearest measured: peft 0.17.0 with transformers 4.57.0"),
+        (GONE, {"peft": "0.17.9", "transformers": "5.0.0rc1"}, "FIXED",
+         "by its claim; the nearest measured, peft 0.17.0 with transformers 5.0.0, is AFFECTED"),
+        (FOUR_BIT, {"transformers": "5.24.0", "bitsandbytes": "0.48.0"}, "AFFECTED",
+         "by its claim: never measured with bitsandbytes"),
+        (FOUR_BIT, {"transformers": "5.24.0", "bitsandbytes": "0.45.0"}, "FIXED",
+         "by its claim: never measured with bitsandbytes"),
+        ("transformers/cache-static-zero-shared", {"transformers": "5.5.0"}, "AFFECTED",
+         "by its claim: never measured"),
     ],
-)
-def test_the_claim_answers_outside_what_was_measured(patch, versions, verdict):
-    """Beyond the oldest and the newest, where a package was never looked at, or nothing was: it is said."""
+)  # fmt: skip
+def test_the_claim_answers_where_nothing_was_measured_and_that_is_said(patch, versions, verdict, basis):
+    """With the nearest measurement, also where that says otherwise."""
     found = judged(patch, **versions)
-    assert found.verdict == verdict
-    assert "by its claim" in found.basis
+    assert (found.verdict, found.basis) == (verdict, basis)
 
 
 def test_a_bug_between_packages_needs_them_all():
@@ -108,6 +113,8 @@ def test_a_bug_between_packages_needs_them_all():
         ("5.0.0rc3", ["5.0.0rc2", "5.0.0", "4.57.6"], "5.0.0rc2"),
         ("5.0.0.dev0", ["5.0.0rc0", "4.57.6"], "5.0.0rc0"),
         ("4.99.0", ["4.57.6", "5.0.0"], "4.57.6"),
+        ("6.0.0", ["5.23.0", "5.26.0"], "5.26.0"),
+        ("4.40.0", ["5.5.0", "5.4.0"], "5.4.0"),
     ],
 )
 def test_the_nearest_version(version, others, near):
@@ -190,7 +197,7 @@ def test_json_has_what_was_asked_what_was_found_and_on_what_it_rests(capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["schema"] == 1
     assert told["releases"]["peft"] == "0.19.1"
-    keys = {"id", "title", "severity", "links", "verdict", "releases", "measured", "claimed", "exact",
+    keys = {"id", "title", "severity", "links", "verdict", "releases", "measured", "seen", "claimed", "exact",
             "repaired", "trouble", "ended_by"}  # fmt: skip
     assert all(bug.keys() == keys for bug in told["bugs"])
     assert {one["verdict"] for one in told["others"]} <= {"FIXED", "ABSENT", "UNKNOWN"}

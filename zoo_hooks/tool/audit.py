@@ -28,9 +28,11 @@ class Judgement(NamedTuple):
     releases: dict[str, str]
     """Those of the set that the patch is about."""
     measured: dict[str, str]
-    """Those of the nearest measurement, which answers; empty where there is none."""
+    """Those of the nearest measurement; empty where there is none."""
+    seen: str | None = None
+    """What was seen there."""
     claimed: tuple[str, ...] = ()
-    """Packages whose version lies outside all that were measured, so that the claim answers."""
+    """Packages that no measurement of the patch has a version of."""
 
     @property
     def exact(self) -> bool:
@@ -41,9 +43,13 @@ class Judgement(NamedTuple):
     @property
     def basis(self) -> str:
         """What the answer rests on where these releases were not measured; else empty."""
-        if self.claimed:
-            return f"by its claim: not measured around this {' and '.join(self.claimed)}"
-        return "" if self.exact else f"nearest measured: {words(self.measured)}"
+        if self.seen is None:
+            return "by its claim: never measured"
+        if not self.exact and (self.verdict in BUG) == (self.seen in BUG):
+            return f"nearest measured: {words(self.measured)}"
+        if not self.exact:
+            return f"by its claim; the nearest measured, {words(self.measured)}, is {self.seen}"
+        return f"by its claim: never measured with {' and '.join(self.claimed)}" if self.claimed else ""
 
 
 class Finding(NamedTuple):
@@ -117,27 +123,22 @@ def audit(asked: Asked, measured: Atlas, trouble: str | None = None) -> Answer:
 def judge(patch: Patch, versions: dict[str, str], measured: Atlas) -> Judgement | None:
     """What is known of a patch on these releases; None if one that the bug needs is not among them.
 
-    The measurement of just these answers, else that of the nearest ones. The claim answers where a
-    version lies outside all that were measured.
+    Where just these were not measured the claim answers, which agrees with every measurement. The nearest
+    one is named.
     """
     names = sorted(map(canonicalize_name, claimed_upstreams(patch)))
     if not all(name in versions for name in names):
         return None
     rows = [row for row in measured.of(patch.id) if row.releases.keys() <= versions.keys()]
-    outside = tuple(name for name in names if not _reached(versions[name], name, rows))
     row = min(rows, key=lambda row: _distances(row, versions), default=None)
-    if row is None or (outside and row.verdict in ("AFFECTED", "FIXED", "ABSENT")):
-        verdict = "AFFECTED" if claims(patch, versions) else "FIXED"
-    else:
-        verdict = row.verdict
+    claimed = tuple(name for name in names if not any(name in row.releases for row in rows))
     about = {name: versions[name] for name in [*(row.releases if row else ()), *names]}
-    return Judgement(patch, verdict, about, row.releases if row else {}, outside)
-
-
-def _reached(version: str, name: str, rows: list[Seen]) -> bool:
-    """Whether a version lies between others of that package that were measured."""
-    numbers = [number(row.releases[name]) for row in rows if name in row.releases]
-    return bool(numbers) and min(numbers) <= number(version) <= max(numbers)
+    verdict = "AFFECTED" if claims(patch, versions) else "FIXED"
+    if row is None:
+        return Judgement(patch, verdict, about, {}, None, claimed)
+    found = Judgement(patch, row.verdict, about, row.releases, row.verdict, claimed)
+    sure = (found.exact and not claimed) or row.verdict in ("UNKNOWN", "FAILED")
+    return found if sure else found._replace(verdict=verdict)
 
 
 def claims(patch: Patch, versions: dict[str, str]) -> bool:
@@ -166,9 +167,13 @@ def nearest(version: str, others: Iterable[str]) -> str:
 
 @functools.cache
 def distance(one: str, other: str) -> tuple[int, ...]:
-    """By how much two versions differ, the most significant part first."""
-    pairs = zip(number(one), number(other), strict=True)
-    return *(abs(a - b) for a, b in pairs), number(other) > number(one)
+    """By how much two versions differ in the first part that does; then the later of older ones is nearer."""
+    ours, theirs = number(one), number(other)
+    for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if a != b:
+            rest = (part if b > a else -part for part in theirs[place + 1 :])
+            return *(0,) * place, abs(a - b), b > a, *rest
+    return (0,) * len(ours)
 
 
 def _distances(row: Seen, versions: dict[str, str]) -> list[tuple[int, ...]]:
