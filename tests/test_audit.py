@@ -119,7 +119,7 @@ def test_a_bug_between_packages_needs_them_all():
 )
 def test_the_nearest_version(version, others, near):
     """Candidates lie before their release."""
-    assert audit.nearest(version, others) == near
+    assert atlas.nearest(version, others) == near
 
 
 def test_the_worst_comes_first_and_what_is_left_is_told():

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from zoo_hooks import catalogue, settings
 from zoo_hooks.model import SEVERITIES, Patch
 from zoo_hooks.releases import claimed_upstreams, retired_by
-from zoo_hooks.tool.atlas import Atlas, Seen, words
+from zoo_hooks.tool.atlas import Atlas, Seen, distance, nearest, number, words
 from zoo_hooks.tool.pins import Asked
 
 BUG = ("AFFECTED", "FAILED")
@@ -148,32 +145,6 @@ def claims(patch: Patch, versions: dict[str, str]) -> bool:
         and (not claim.marker or claim.marker.evaluate({"python_full_version": versions["python"]}))
         for claim in map(Requirement, patch.affects)
     )
-
-
-@functools.cache
-def number(version: str) -> tuple[int, ...]:
-    """A version as numbers whose differences can be compared: its parts, and its place among candidates."""
-    read = Version(version)
-    parts = (*read.release, 0, 0, 0)[:4]
-    if read.pre:
-        return *parts, {"a": 0, "b": 100, "rc": 200}[read.pre[0]] + read.pre[1]
-    return *parts, -1 if read.dev is not None else 1000 + (read.post or 0)
-
-
-def nearest(version: str, others: Iterable[str]) -> str:
-    """The version that differs least; of two that differ alike the older one."""
-    return min(others, key=lambda other: distance(version, other))
-
-
-@functools.cache
-def distance(one: str, other: str) -> tuple[int, ...]:
-    """By how much two versions differ in the first part that does; then the later of older ones is nearer."""
-    ours, theirs = number(one), number(other)
-    for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        if a != b:
-            rest = (part if b > a else -part for part in theirs[place + 1 :])
-            return *(0,) * place, abs(a - b), b > a, *rest
-    return (0,) * len(ours)
 
 
 def _distances(row: Seen, versions: dict[str, str]) -> list[tuple[int, ...]]:
