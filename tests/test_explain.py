@@ -122,13 +122,6 @@ def why(patch, found, text=""):
 BUG = "transformers/attn-mask-utils-gone"
 
 
-@pytest.fixture
-def installed(monkeypatch):
-    """Every upstream passes for installed."""
-    monkeypatch.setattr(explain, "version", lambda _: "1.0")
-
-
-@pytest.mark.usefixtures("installed")
 def test_a_repair_that_was_off_says_so(monkeypatch):
     """Whole, or for this patch."""
     monkeypatch.setenv("ZOO_HOOKS", "0")
@@ -137,7 +130,6 @@ def test_a_repair_that_was_off_says_so(monkeypatch):
     assert why(BUG, answer(transformers="5.24.0")) == "left out by ZOO_HOOKS"
 
 
-@pytest.mark.usefixtures("installed")
 def test_a_repair_that_came_too_late_says_what_to_do(monkeypatch):
     """activate() repairs what is loaded, but not what had to be repaired before its body ran."""
     monkeypatch.delenv("ZOO_HOOKS", raising=False)
@@ -147,8 +139,7 @@ def test_a_repair_that_came_too_late_says_what_to_do(monkeypatch):
     assert "activate()" not in said
 
 
-@pytest.mark.usefixtures("installed")
-def test_other_releases_than_those_of_the_error_are_told_of(monkeypatch):
+def test_other_releases_than_those_of_the_error_are_told_of():
     """What is installed now does not have the bug."""
     assert "do not have it" in why(BUG, answer(transformers="5.23.0"))
 
@@ -160,12 +151,13 @@ def test_an_environment_without_zoo_hooks_is_told_of(tmp_path):
     assert "not on this machine" in why(BUG, answer(transformers="5.24.0"), frame)
     site.mkdir(parents=True)
     assert why(BUG, answer(transformers="5.24.0"), frame) == f"not installed there: {site} has no zoo-hooks"
+    (site / "zoo_hooks.pth").touch()
+    assert "--python" in why(BUG, answer(transformers="5.24.0"), frame)
 
 
-def test_an_upstream_that_is_not_here_is_told_of(monkeypatch):
+def test_an_upstream_that_is_not_here_is_told_of():
     """The error is another environment's."""
-    monkeypatch.setattr(explain, "version", lambda _: None)
-    assert "transformers is not installed here" in why(BUG, answer(transformers="5.24.0"))
+    assert "transformers is not installed in a test" in why(BUG, answer())
 
 
 @pytest.mark.parametrize("way", ["file", "standard input"])

@@ -64,10 +64,12 @@ def errors(patches, **variables):
     return dict(map(json.loads, lines)), run.stderr
 
 
-def test_the_error_of_each_canary_is_explained_by_its_patch():
+@pytest.mark.parametrize("upstream", sorted({patch.upstream for patch in HERE}), ids="{}/".format)
+def test_the_error_of_each_canary_is_explained_by_its_patch(upstream):
     """Those that another bug hides are run again with all else repaired."""
-    affected = [patch for patch in HERE if patch.symptoms and recorded(patch.id) == "AFFECTED"]
-    together, _ = errors([patch.id for patch in affected], ZOO_HOOKS="0")
+    named = [patch for patch in HERE if patch.upstream == upstream and patch.symptoms]
+    affected = [patch for patch in named if recorded(patch.id) == "AFFECTED"]
+    together, _ = errors([patch.id for patch in affected], ZOO_HOOKS="0") if affected else ({}, "")
     for patch in affected:
         told = together.get(patch.id, "died")
         if told and patch not in explain.explained(explain.read(told)):

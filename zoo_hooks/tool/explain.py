@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.utils import canonicalize_name
+
 from zoo_hooks import catalogue
 from zoo_hooks.model import Patch
-from zoo_hooks.releases import claimed_upstreams, version
+from zoo_hooks.releases import claimed_upstreams
 from zoo_hooks.tool.audit import Answer
 
 # What is put before each line: colours, the rank or node of a process, the frame of a box
@@ -102,12 +104,16 @@ def why_not(patch: Patch, answer: Answer, trace: Trace) -> str:
         return f"it was raised in {elsewhere}, which is not on this machine; run zoo-hooks explain there"
     if elsewhere and not (elsewhere / "zoo_hooks.pth").exists():
         return f"not installed there: {elsewhere} has no zoo-hooks"
-    missing = sorted(name for name in claimed_upstreams(patch) if not version(name))
+    if elsewhere and answer.asked.python is None:
+        return f"it was raised in {elsewhere}; name the interpreter of that with --python"
+    missing = sorted(
+        name for name in claimed_upstreams(patch) if canonicalize_name(name) not in answer.asked.pins
+    )
     if missing:
-        return f"it was raised elsewhere: {' and '.join(missing)} is not installed here"
+        return f"it was raised elsewhere: {' and '.join(missing)} is not installed in {answer.asked.where}"
     finding = next((one for one in answer.findings if one.patch is patch), None)
     if finding is None:
-        return "the releases that are installed here do not have it; they were others then"
+        return f"the releases of {answer.asked.where} do not have it; they were others then"
     return finding.trouble or _too_late(patch)
 
 

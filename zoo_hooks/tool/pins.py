@@ -34,6 +34,8 @@ class Asked:
     """Distributions that something is known of; the others are only counted."""
     markers: Mapping[str, Any]
     """What environment markers are evaluated with."""
+    python: str | None = None
+    """The interpreter that was named; None for this one."""
     installed: bool = False
     """Whether it is what an environment has, so that ``ZOO_HOOKS`` acts there."""
     pins: dict[str, Pin] = field(default_factory=dict)

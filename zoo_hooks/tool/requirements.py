@@ -62,7 +62,7 @@ def asked(
     installed = not (words or files)
     found, markers = _another(python, known) if python else _this(known if installed else ())
     where = ", ".join([*files, *words]) or (f"the environment of {python}" if python else "this environment")
-    new = Asked(where, known, markers, installed)
+    new = Asked(where, known, markers, python, installed)
     new.pins["python"] = Pin(markers["python_full_version"])
     for name, version in found.items() if installed else ():
         new.pin(name, version)
