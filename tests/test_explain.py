@@ -178,6 +178,14 @@ def test_the_command_reads_a_file_or_standard_input(way, tmp_path, monkeypatch, 
     assert told["nearest"] is None
 
 
+def test_bytes_that_are_no_text_do_not_hide_an_error(tmp_path, capsys):
+    """A log can hold anything."""
+    file = tmp_path / "log.txt"
+    file.write_bytes(b"\xff\xfe\x00 10%|\xe2\x96\n" + TRACE.encode())
+    assert cli.main(["explain", str(file)]) == 0
+    assert capsys.readouterr().out.startswith("peft/prefix-tuning-heads: ")
+
+
 def test_an_error_that_is_not_known_ends_with_1_and_a_file_that_is_not_there_with_2(tmp_path, capsys):
     """One line each."""
     file = tmp_path / "trace.txt"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 
+import jsonschema
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from zoo_hooks import catalogue
 from zoo_hooks.tool import atlas, cli, osv
-
-jsonschema = pytest.importorskip("jsonschema")
 
 # What OSV 1.7 demands of the fields that the records have, after https://ossf.github.io/osv-schema/.
 # Its own schema is not in any package on PyPI; the records were checked with it too.

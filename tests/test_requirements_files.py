@@ -159,6 +159,14 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, text, words):
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_of_the_current_folder_is_run_in_the_interpreter_that_is_asked(tmp_path, monkeypatch):
+    """No file there that is called like a module of Python's."""
+    for name in ("json", "platform", "importlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert asked(python=sys.executable).versions["python"] == sys.version.split()[0]
+
+
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/true"])
 def test_a_python_that_does_not_answer_is_told_of(python):
     """It does not exist, or says nothing."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from zoo_hooks import render
 from zoo_hooks.model import SEVERITIES
@@ -54,9 +57,9 @@ def _audit(options: argparse.Namespace) -> int:
     if options.sarif:
         print(json.dumps(findings.sarif(answer, strict=options.strict), indent=2))
     elif options.github:
-        print(*findings.github(answer, strict=options.strict), sep="\n")
+        sys.stdout.writelines(f"{line}\n" for line in findings.github(answer, strict=options.strict))
     elif options.json:
-        terminal.show_json(_answer(answer))
+        terminal.show_json(answer.as_dict())
     else:
         _show(answer.findings)
         print(f"{asked.where}: {_count(answer)}")
@@ -91,7 +94,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _best(options: argparse.Namespace, measured: atlas.Atlas) -> int:
     wanted = [parsed(word) for word in options.words]
-    known = [one for one in wanted if measured.versions(one.name)]
+    known = [one for one in wanted if measured.versions(canonicalize_name(one.name))]
     terminal.warn(*(f"nothing was measured of {one.name}; left out" for one in wanted if one not in known))
     if not known:
         raise Unreadable("no package is left to choose releases of")
@@ -111,7 +114,9 @@ def _best(options: argparse.Namespace, measured: atlas.Atlas) -> int:
 def _explain(options: argparse.Namespace) -> int:
     if options.file is None and sys.stdin.isatty():
         print("Paste the traceback, then press Ctrl-D.", file=sys.stderr)
-    text = requirements.read(options.file) if options.file else sys.stdin.read()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    text = requirements.read(options.file, "replace") if options.file else sys.stdin.read()
     if not text.strip():
         raise Unreadable("there is no traceback to explain")
     trace = explain.read(text)
@@ -161,13 +166,6 @@ def _trouble(asked: Asked, options: argparse.Namespace) -> str | None:
     if options.python:
         return None if "zoo-hooks" in asked.pins else "zoo-hooks is not installed there"
     return installation.start_up_trouble()
-
-
-def _answer(answer: Answer) -> dict[str, Any]:
-    judged = [{"id": one.patch.id, "verdict": one.verdict, "measured": one.measured, "exact": one.exact}
-              for one in answer.others]  # fmt: skip
-    bugs = [one.as_dict() for one in answer.findings]
-    return {"releases": answer.asked.versions, "bugs": bugs, "others": judged, "notes": answer.notes}
 
 
 def _show(some: list[Finding]) -> None:

@@ -89,6 +89,13 @@ class Answer:
         """The bugs that the hooks do not repair."""
         return [finding for finding in self.findings if finding.trouble]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The answer as JSON knows it."""
+        names = ("verdict", "measured", "exact")
+        others = [{"id": one.patch.id} | {name: getattr(one, name) for name in names} for one in self.others]
+        bugs = [one.as_dict() for one in self.findings]
+        return {"releases": self.asked.versions, "bugs": bugs, "others": others, "notes": self.notes}
+
 
 def known(measured: Atlas) -> set[str]:
     """Distributions that something is known of, and zoo-hooks itself."""

@@ -76,7 +76,7 @@ class Asked:
         try:
             return Marker(marker).evaluate({**self.markers, **more})
         except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName) as error:
-            why = str(error).partition("\n")[0]
+            why = str(error).partition("\n")[0] + ("; groups take packaging 25 or later" if more else "")
             raise Unreadable(f"{where}the marker {marker!r} cannot be evaluated: {why}") from None
 
 

@@ -21,9 +21,11 @@ LOCKS = (".toml", ".lock")
 FILES = (".txt", *LOCKS)
 """A word that ends so is a file."""
 SECONDS = 60  # for another interpreter to say what it has
+# Nothing of the current folder may be run, which -c puts on the path.
 ASK = """
-import json, os, platform, sys
+import sys
 sys.path[:] = filter(None, sys.path)
+import json, os, platform
 from importlib import metadata
 found = {}
 for name in sys.argv[1:]:
@@ -77,10 +79,10 @@ def asked(
     return new
 
 
-def read(file: str) -> str:
+def read(file: str, errors: str = "strict") -> str:
     """The text of a file; Unreadable if that cannot be had."""
     try:
-        return Path(file).read_text(encoding="utf-8-sig")
+        return Path(file).read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError:
         raise Unreadable(f"{file} cannot be read: it is not text in UTF-8") from None
     except (OSError, ValueError) as error:
@@ -106,7 +108,8 @@ def _this(known: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
 def _another(python: str, known: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
     try:
         command = [python, "-c", ASK, *known]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                             timeout=SECONDS, check=False)  # fmt: skip
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise Unreadable(f"{python} cannot be run: {error}") from None
     try:
