@@ -86,9 +86,9 @@ def test_the_measurement_of_these_releases_answers_or_the_nearest(patch, version
         (GONE, {"peft": "0.17.9", "transformers": "5.0.0rc1"}, "FIXED",
          "by its claim; the nearest measured, peft 0.17.0 with transformers 5.0.0, is AFFECTED"),
         (FOUR_BIT, {"transformers": "5.24.0", "bitsandbytes": "0.48.0"}, "AFFECTED",
-         "by its claim: never measured with bitsandbytes"),
+         "by its claim: not measured with bitsandbytes 0.48.0"),
         (FOUR_BIT, {"transformers": "5.24.0", "bitsandbytes": "0.45.0"}, "FIXED",
-         "by its claim: never measured with bitsandbytes"),
+         "by its claim: not measured with bitsandbytes 0.45.0"),
         ("transformers/cache-static-zero-shared", {"transformers": "5.5.0"}, "AFFECTED",
          "by its claim: never measured"),
     ],
@@ -97,6 +97,25 @@ def test_the_claim_answers_where_nothing_was_measured_and_that_is_said(patch, ve
     """With the nearest measurement, also where that says otherwise."""
     found = judged(patch, **versions)
     assert (found.verdict, found.basis) == (verdict, basis)
+
+
+def test_the_measurement_of_a_pair_goes_before_that_of_one_release_alone():
+    """And that of one alone before that of another pair, where the claim answers for the second package."""
+    rows = {
+        "0.17.0": "AFFECTED",
+        "0.17.0, transformers 4.57.0": "FIXED",
+        "0.17.0, transformers 5.9.0": "FIXED",
+    }
+    pairs = made(**{GONE: rows})
+    patch = catalogue.get(GONE)
+    for version, verdict, seen in (
+        ("5.9.0", "FIXED", "FIXED"),
+        ("5.8.0", "AFFECTED", "AFFECTED"),
+        ("4.50.0", "FIXED", "AFFECTED"),
+    ):
+        versions = {"python": "3.11.7", "peft": "0.17.0", "transformers": version}
+        found = audit.judge(patch, versions, pairs)
+        assert (found.verdict, found.seen) == (verdict, seen)
 
 
 def test_a_bug_between_packages_needs_them_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ class Judgement(NamedTuple):
     seen: str | None = None
     """What was seen there."""
     claimed: tuple[str, ...] = ()
-    """Packages that no measurement of the patch has a version of."""
+    """Packages that it has no version of."""
 
     @property
     def exact(self) -> bool:
@@ -46,7 +47,8 @@ class Judgement(NamedTuple):
             return f"nearest measured: {words(self.measured)}"
         if not self.exact:
             return f"by its claim; the nearest measured, {words(self.measured)}, is {self.seen}"
-        return f"by its claim: never measured with {' and '.join(self.claimed)}" if self.claimed else ""
+        others = " and ".join(f"{name} {self.releases[name]}" for name in self.claimed)
+        return f"by its claim: not measured with {others}" if others else ""
 
 
 class Finding(NamedTuple):
@@ -134,8 +136,9 @@ def judge(patch: Patch, versions: dict[str, str], measured: Atlas) -> Judgement 
     if not all(name in versions for name in names):
         return None
     rows = [row for row in measured.of(patch.id) if row.releases.keys() <= versions.keys()]
-    row = min(rows, key=lambda row: _distances(row, versions), default=None)
-    claimed = tuple(name for name in names if not any(name in row.releases for row in rows))
+    row = min(rows, key=lambda row: _distances(row, versions, names), default=None)
+    unseen = (name for name in names if not row or name not in row.releases)
+    claimed = tuple(unseen) if not row or row.verdict in BUG else ()  # right alone is right with others
     about = {name: versions[name] for name in [*(row.releases if row else ()), *names]}
     verdict = "AFFECTED" if claims(patch, versions) else "FIXED"
     if row is None:
@@ -154,8 +157,10 @@ def claims(patch: Patch, versions: dict[str, str]) -> bool:
     )
 
 
-def _distances(row: Seen, versions: dict[str, str]) -> list[tuple[int, ...]]:
-    return [distance(versions[name], version) for name, version in row.releases.items()]
+def _distances(row: Seen, versions: dict[str, str], names: Iterable[str]) -> list[tuple[int, ...]]:
+    """By how much a row differs, in its upstream first; of two alike that with more packages comes first."""
+    known = [distance(versions[name], version) for name, version in row.releases.items()]
+    return known + [(0, 0, 0, 0, 1) for name in names if name not in row.releases]
 
 
 def _unmeasured(versions: dict[str, str], measured: Atlas) -> list[str]:
