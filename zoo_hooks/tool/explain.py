@@ -17,10 +17,10 @@ from zoo_hooks.tool.audit import Answer
 
 # What is put before each line: colours, the rank or node of a process, the frame of a box
 ADDED = re.compile(
-    r"\x1b\[[0-9;]*m|^(?:stderr: )?\[[\w-]+\]:? ?|^\s*\(\w+ pid=[^)]*\) ?|^[│|] ", re.MULTILINE
+    r"\x1b\[[0-9;]*m|^(?:stderr: )?\[[\w-]+\]:? ?|^[ \t]*\(\w+ pid=[^)]*\) ?|^[│|] ", re.MULTILINE
 )
 FRAME = re.compile(
-    r'^\s*File "(?P<file>[^"\n]+)", line \d+(?:, in (?P<name>\S+))?'  # Python's
+    r'^[ \t]*File "(?P<file>[^"\n]+)", line \d+(?:, in (?P<name>\S+))?'  # Python's
     # a notebook's, Colab's, rich's
     r"|^(?:File )?\[?(?P<shown>[~/.\w][^\n:\]]*\.py)\]?(?::\d+|\(http[^)\n]*\)),? in (?P<call>[\w.<>]+)",
     re.MULTILINE,
@@ -86,11 +86,11 @@ def shows(trace: Trace, symptom: str) -> bool:
 def nearest(trace: Trace) -> Patch | None:
     """The patch whose error is most like this one, None if none is."""
     best: Patch | None = None
-    level = NEAR
+    level, error = NEAR, trace.error[-200:]
     for patch in catalogue.everything():
         for symptom in patch.symptoms:
             words = symptom.split("@")[0].strip()
-            same = difflib.SequenceMatcher(None, words, trace.error[-200:], autojunk=False)
+            same = difflib.SequenceMatcher(None, words, error, autojunk=False)
             like = 1.0 if words and _says(trace, words) else same.ratio()
             if like > level:
                 best, level = patch, like
