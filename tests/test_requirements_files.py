@@ -114,6 +114,14 @@ def test_without_words_and_files_it_is_what_is_installed():
     assert here.versions["python"] == sys.version.split()[0]
 
 
+def test_an_installed_version_that_is_none_is_told_of(monkeypatch):
+    """The rest of the environment is answered."""
+    found = {"peft": "banana", "trl": "0.24.0"}
+    monkeypatch.setattr(requirements, "_this", lambda _: (found, {"python_full_version": "3.11.7"}))
+    assert pins(asked()) == {"trl": "0.24.0"}
+    assert asked().notes == ["peft banana is no version of Python's; left out"]
+
+
 def test_markers_are_those_of_the_interpreter_that_is_named(tmp_path):
     """A file is read for that one."""
     other = tmp_path / "python"

@@ -67,7 +67,10 @@ def asked(
     new = Asked(where, known, markers, python, installed)
     new.pins["python"] = Pin(markers["python_full_version"])
     for name, version in found.items() if installed else ():
-        new.pin(name, version)
+        try:
+            new.pin(name, version)
+        except Unreadable as error:
+            new.notes.append(f"{error}; left out")
     for file in files:
         text = read(file)
         if file.endswith(LOCKS):
