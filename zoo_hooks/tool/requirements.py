@@ -69,7 +69,7 @@ def asked(
     for name, version in found.items() if installed else ():
         try:
             new.pin(name, version)
-        except Unreadable as error:
+        except Unreadable as error:  # noqa: PERF203 - an odd version loses only itself
             new.notes.append(f"{error}; left out")
     for file in files:
         text = read(file)
