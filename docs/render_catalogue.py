@@ -19,8 +19,9 @@ import render_sources
 
 from zoo_hooks import catalogue
 from zoo_hooks.model import Patch
+from zoo_hooks.releases import retired_by
 from zoo_hooks.tool import atlas, cli
-from zoo_hooks.tool.atlas import Atlas, Seen
+from zoo_hooks.tool.atlas import Atlas
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -49,7 +50,7 @@ def page(patches: Iterable[Patch], measured: Atlas) -> str:
         if patch.upstream != upstream:
             upstream = patch.upstream
             parts.append(f"## {upstream}")
-        parts.append(_entry(patch, measured.of(patch.id)))
+        parts.append(_entry(patch, measured))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -109,18 +110,22 @@ def _output(*arguments: str) -> str:
     return printed.getvalue()
 
 
-def _entry(patch: Patch, seen: Iterable[Seen]) -> str:
+def _entry(patch: Patch, measured: Atlas) -> str:
+    first = measured.first_seen(patch.id)
+    retired = " or ".join(f"`{end}`" for end in retired_by(patch)) or "no release yet"
     facts = [
+        f"- Severity: {patch.severity}",
         f"- Releases with it: {' '.join(f'`{claim}`' for claim in patch.affects)}",
+        f"- First seen on {atlas.words(first) if first else 'no release yet'}; retired by {retired}",
         f"- Repaired when {' or '.join(f'`{target}`' for target in patch.targets)} is imported"
         + (", before its body runs" if patch.when == "before" else ""),
         f"- What is measured: {patch.measures}",
         *(f"- Upstream: <{link}>" for link in patch.links),
     ]
     if patch.requires:
-        facts.insert(2, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
+        facts.insert(4, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
     by_verdict: dict[str, dict[str, list[str]]] = {}
-    for row in seen:
+    for row in measured.of(patch.id):
         (_, own), *others = row.releases.items()
         beside = ", ".join(f"{name} {version}" for name, version in others)
         by_verdict.setdefault(row.verdict, {}).setdefault(own, []).append(beside)

@@ -11,6 +11,7 @@ import pytest
 
 from zoo_hooks import OFF_WORDS, catalogue, settings
 from zoo_hooks.model import Status
+from zoo_hooks.releases import retired_by
 from zoo_hooks.tool import atlas, cli
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,11 @@ def test_the_catalogue_has_each_patch_with_its_report_and_verdicts(renderer):
         _, _, entry = made.partition(f"\n### {patch.id}\n")
         entry = entry.partition("\n### ")[0]
         wanted = [patch.title, patch.measures, *patch.affects, *patch.links, *patch.targets]
+        wanted += [
+            f"Severity: {patch.severity}",
+            f"First seen on {atlas.words(measured.first_seen(patch.id))}",
+        ]
+        wanted += [f"`{end}`" for end in retired_by(patch)]
         wanted += [f"#### {section}" for section in ("Symptom", "Cause", "Repair", "Verdicts")]
         wanted += [version for row in measured.of(patch.id) for version in row.releases.values()]
         assert [text for text in wanted if text not in entry] == []
