@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -56,12 +57,12 @@ def _raised_by_importing(module: str) -> str | None:
 
 def _canary(patch_id: str) -> dict[str, Any]:
     patch = catalogue.get(patch_id)
-    missing = None
+    missing = trace = None
     try:
         figure = patch.canary()
         value, healthy = figure.value, figure.healthy
     except Exception as error:  # noqa: BLE001 - what the bug raises is the canary's figure
-        value, healthy = f"{type(error).__name__}: {error}", False
+        value, healthy, trace = f"{type(error).__name__}: {error}", False, traceback.format_exc()
         if (
             isinstance(error, ModuleNotFoundError)
             and error.name
@@ -70,7 +71,7 @@ def _canary(patch_id: str) -> dict[str, Any]:
             missing = error.name
     missing = missing or (None if healthy else _absent(patch))
     status = reports.row(patch, settings.read()).status.name
-    return {"value": value, "healthy": healthy, "missing": missing, "status": status}
+    return {"value": value, "healthy": healthy, "missing": missing, "status": status, "trace": trace}
 
 
 def _absent(patch: Patch) -> str | None:

@@ -99,6 +99,7 @@ def _verify(options: argparse.Namespace) -> int:
                 "with": None,
                 "status": None,
                 "result": f"cannot run here: {' and '.join(missing)} not installed",
+                "trace": None,
             }
             for patch_id, missing in absent.items()
         ]

@@ -107,6 +107,7 @@ def _row(patch: Patch, without: dict[str, Any], with_hooks: dict[str, Any]) -> d
         "with": with_hooks["value"],
         "status": with_hooks.get("status"),
         "result": _judge(without, with_hooks),
+        "trace": without.get("trace"),
     }
 
 
