@@ -166,7 +166,7 @@ def _section(upstream: str, patches: list[Patch], measured: Atlas) -> Iterator[s
         bug = patch.id.partition("/")[2]
         yield f'<tr id="{patch.id}"{_attribute("data-severity", severity(patch))}{_claims(patch)}>'
         yield f'<th scope="row"><a href="catalogue/{patch.id}.html">{bug}</a>'
-        yield f"<span>{escape(patch.title)}</span></th>"
+        yield f" <span>{escape(patch.title)}</span></th>"
         yield "".join(_cell(f"{name} {version}", seen[patch.id].get(version, [])) for version in versions)
         yield "</tr>"
     yield "</tbody></table></div></section>"

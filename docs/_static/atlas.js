@@ -56,17 +56,14 @@
     row.scrollIntoView({ block: "center", inline: "nearest" });
   }
 
-  form.addEventListener("input", () => {
+  const changed = () => {
     filter();
     keepInAddress(location.hash);
-  });
+  };
+  form.addEventListener("input", changed);
+  form.addEventListener("change", changed);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () =>
-    setTimeout(() => {
-      filter();
-      keepInAddress(location.hash);
-    }),
-  );
+  form.addEventListener("reset", () => setTimeout(changed)); // once the fields are empty
   addEventListener("hashchange", readAddress);
 
   // What a cell says: a tip beside it, and the details of its patch.
