@@ -22,7 +22,7 @@ WORST = ("FAILED", "UNKNOWN", "AFFECTED", "FIXED", "ABSENT")
 MEANING = {
     "AFFECTED": ("✗", "the bug is there; zoo-hooks repairs it"),
     "FIXED": ("✓", "the bug is not there"),
-    "ABSENT": ("·", "the code that the patch is about is not there"),
+    "ABSENT": ("∅", "the code that the patch is about is not there"),
     "UNKNOWN": ("?", "the probe does not know this code; zoo-hooks leaves it alone"),
     "FAILED": ("!", "probe or repair raised; zoo-hooks leaves the code alone"),
 }

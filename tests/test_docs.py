@@ -152,7 +152,7 @@ def test_a_cell_of_the_atlas_sums_up_its_pairs(measured):
         '<td class="AFFECTED some" aria-label="AFFECTED on peft 0.21.2, in 1 of 2 pairs; '
         'without zoo-hooks 8, with 0" '
         'data-pairs="AFFECTED (8 without, 0 with): transformers 5.24.0\nFIXED: transformers 5.23.0">✗</td>'
-        '<td class="ABSENT" aria-label="ABSENT on peft 0.19.0">·</td>'
+        '<td class="ABSENT" aria-label="ABSENT on peft 0.19.0">∅</td>'
     ) in made
 
 

@@ -51,6 +51,7 @@
       filter();
     }
     const cell = row.querySelector("td[class]") ?? row.cells[1];
+    if (!cell) return; // nothing of this library was measured
     makeStop(cell);
     open(cell);
     row.scrollIntoView({ block: "center", inline: "nearest" });
