@@ -57,7 +57,7 @@ def _day(text: str) -> date:
 
 
 def _task(requirements: list[str]) -> Task:
-    releases = {}
+    releases: dict[str, str] = {}
     for text in requirements:
         try:
             wanted = Requirement(text)
@@ -72,13 +72,17 @@ def _run(book: Book, tasks: Iterable[Task], jobs: int) -> int:
     """Measure cell by cell, and keep each result at once."""
     bad: list[str] = []
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(_measured, book, task): task for task in merged(tasks)}
+        # What was interrupted has each release once before it has pairs.
+        ordered = sorted(merged(tasks), key=lambda task: len(task.releases))
+        running = {pool.submit(_measured, book, task): task for task in ordered}
         try:
             for number, done in enumerate(as_completed(running), 1):
                 task = running[done]
-                said = _keep(book, task, done.result())
-                print(f"{number}/{len(running)} {task}: {'; '.join(said) or 'as before'}", flush=True)
-                bad += [line for line in said if "UNKNOWN" in line or "FAILED" in line or " not " in line]
+                said, wrong = _keep(book, task, done.result())
+                print(
+                    f"{number}/{len(running)} {task}: {'; '.join(said + wrong) or 'nothing new'}", flush=True
+                )
+                bad += wrong
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -96,20 +100,31 @@ def _measured(book: Book, task: Task) -> dict[str, Seen] | cells.Conflict:
     return measure.with_figures(cell, seen) if task.figures else seen
 
 
-def _keep(book: Book, task: Task, result: dict[str, Seen] | cells.Conflict) -> list[str]:
-    """Write what was seen; returns what of it is news."""
-    said = []
+def _keep(book: Book, task: Task, result: dict[str, Seen] | cells.Conflict) -> tuple[list[str], list[str]]:
+    """Write what was seen; returns what of it is news, and what is wrong.
+
+    News are bugs that came or went with these releases. Wrong are UNKNOWN and FAILED, and a verdict unlike
+    the one that was recorded for the same releases.
+    """
     if isinstance(result, cells.Conflict):
         book.atlas.conflicts[pair(task.releases)] = str(result)
-        said.append(f"cannot be installed together: {result}")
-    else:
-        for patch, row in result.items():
-            before = {one.verdict for one in book.atlas.of(patch) if one.releases == row.releases}
-            if before != {row.verdict}:
-                said.append(f"{patch} {row.verdict}" + (f", not {before.pop()}" if before else ""))
-            book.atlas.put(patch, row)
+        book.write()
+        return [f"cannot be installed together: {result}"], []
+    news: dict[str, list[str]] = {}
+    wrong = []
+    for patch, row in result.items():
+        recorded = [one.verdict for one in book.atlas.of(patch) if one.releases == row.releases]
+        book.atlas.put(patch, row)
+        rows = book.atlas.of(patch)
+        earlier = rows[rows.index(row) - 1].verdict if rows[0] is not row else "ABSENT"
+        if row.verdict in ("UNKNOWN", "FAILED"):
+            wrong.append(f"{patch} is {row.verdict}")
+        elif recorded and recorded != [row.verdict]:
+            wrong.append(f"{patch} is {row.verdict}, not {recorded[0]}")
+        elif not recorded and "AFFECTED" in (row.verdict, earlier) and row.verdict != earlier:
+            news.setdefault("came" if row.verdict == "AFFECTED" else "went", []).append(patch)
     book.write()
-    return said
+    return [f"{kind}: {', '.join(patches)}" for kind, patches in news.items()], wrong
 
 
 if __name__ == "__main__":

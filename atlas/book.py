@@ -73,7 +73,7 @@ class Book:
                     yield from self._of(name, version)
 
     def _of(self, name: str, version: str) -> Iterator[Task]:
-        """A release with all else as it was then; and beside the newest and the oldest of what decides too."""
+        """A release with all else as it was then, and beside the newest and oldest of what decides too."""
         yield from self._task({name: version}, [patch for patch, names in CLAIMED.items() if name in names])
         for other in cells.TABLE[name].get("beside", ()):
             both = [patch for patch, names in CLAIMED.items() if {name, other} <= names]
@@ -93,12 +93,20 @@ class Book:
         )
 
     def stale(self, before: dict[str, str] | None = None) -> Iterator[Task]:
-        """Edges and newest releases of patches that are not as they were when measured, or then."""
+        """Edges and newest releases of patches that are not as they were when measured, or then.
+
+        All releases of a patch that never was.
+        """
         for patch in CLAIMED:
-            if before is None or before.get(patch) != self.digests[patch]:
-                for row in edges(self.atlas.of(patch)):
-                    if row.digest and row.digest != self.digests[patch]:
-                        yield Task(row.releases, [patch], figures=True)
+            rows = self.atlas.of(patch)
+            if before is not None and before.get(patch) == self.digests[patch]:
+                continue
+            for row in edges(rows):
+                if row.digest and row.digest != self.digests[patch]:
+                    yield Task(row.releases, [patch], figures=True)
+            upstream = canonicalize_name(patch.partition("/")[0])
+            for version in self.released(upstream) if not rows else ():
+                yield from (task._replace(patches=[patch]) for task in self._of(upstream, version))
 
     def without_figures(self) -> Iterator[Task]:
         """Edges and newest releases on which a canary was not run yet."""

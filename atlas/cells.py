@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -20,7 +20,7 @@ CELLS = ROOT / ".tox" / "atlas"
 UV = Path(sys.executable).with_name("uv")
 TABLE: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cells.toml").read_text())
 FROM_BASE = ("accelerate", "bitsandbytes", "numpy", "torch", "triton")
-"""What cells take from the base, in its release there, unless they are about it: it is large, or built for it."""
+"""What cells take from the base, unless they are about it: it is large, or built for what is there."""
 
 
 class Conflict(Exception):
@@ -28,7 +28,7 @@ class Conflict(Exception):
 
 
 def python(releases: Mapping[str, str], day: date) -> Path:
-    """The interpreter of a cell with these releases, all else being as of that day; Conflict if there is none."""
+    """The interpreter of a cell with these releases, all else as of that day; Conflict if it cannot be."""
     _ensure_base()
     cell = CELLS / "_".join(f"{name}-{version}" for name, version in sorted(releases.items()))
     interpreter = cell / "bin" / "python"
@@ -54,7 +54,7 @@ def _resolved(releases: Mapping[str, str], day: date) -> list[str]:
         without |= set(row.get("without", []))
     try:
         said = _run(
-            UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", BASE / "bin" / "python",
+            UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", BASE / "bin/python",
             "--exclude-newer", str(day + timedelta(days=2)), "-", given="\n".join(wishes),
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
@@ -69,7 +69,7 @@ def _resolved(releases: Mapping[str, str], day: date) -> list[str]:
 
 
 def _reason(said: str) -> str:
-    words = " ".join(said.split("hint:")[0].split())
+    words = " ".join(said.split("hint:", maxsplit=1)[0].split())
     return re.sub(r"^.*?(cause:|╰─▶)\s*", "", words)[:300]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import io
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_parsed = functools.cache(ast.parse)
 PATCHES = Path(__file__).parents[1] / "zoo_hooks" / "patches"
 PREFIX = "zoo_hooks.patches."
 TOLD = ("title", "affects", "links", "measures", "severity", "symptoms")
@@ -37,8 +39,8 @@ def digests_at(revision: str) -> dict[str, str]:
         ["git", "archive", revision, str(PATCHES.relative_to(PATCHES.parents[1]))],
         cwd=PATCHES.parents[1], capture_output=True, check=True,
     ).stdout  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        tarfile.open(fileobj=io.BytesIO(packed)).extractall(folder, filter="data")
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(packed)) as files:
+        files.extractall(folder, filter="data")
         return digests(Path(folder, "zoo_hooks", "patches"))
 
 
@@ -46,17 +48,18 @@ def _code(file: Path) -> Iterator[str]:
     """Lines of a module that have an effect on what is measured."""
     source = file.read_text(encoding="utf-8")
     told: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node, clean=False
-        ):
-            told.update(range(body[0].lineno, body[0].end_lineno + 1))
+    for node in ast.walk(_parsed(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            told.update(_lines(node.body[0]))
         elif isinstance(node, ast.keyword) and node.arg in TOLD:
-            told.update(range(node.lineno, (node.value.end_lineno or node.lineno) + 1))
+            told.update(_lines(node))
     for number, line in enumerate(source.splitlines(), 1):
         if number not in told and line.strip():
             yield line
+
+
+def _lines(node: ast.stmt | ast.keyword) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
 def _closure(file: Path, folder: Path) -> set[Path]:
@@ -70,7 +73,7 @@ def _closure(file: Path, folder: Path) -> set[Path]:
 
 
 def _imported(file: Path, folder: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parsed(file.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

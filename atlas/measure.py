@@ -18,6 +18,8 @@ from zoo_hooks import catalogue
 from zoo_hooks.releases import claimed_upstreams
 from zoo_hooks.tool.atlas import Seen
 
+LONGEST = 60
+"""Characters of a figure that are kept."""
 MEANING = {"APPLIED": "AFFECTED", "NOT_NEEDED": "FIXED", "UNKNOWN": "UNKNOWN", "FAILED": "FAILED"}
 VERSIONS = """
 import json, platform, sys
@@ -38,7 +40,8 @@ def probed(cell: Path, patches: Iterable[str], digests: dict[str, str]) -> dict[
     seen = {}
     for patch in here:
         own = canonicalize_name(patch.partition("/")[0])
-        releases = {own: there[own]} | {name: there[name] for name in distributions[patch] if name != own}
+        releases: dict[str, str] = {own: there[own]}
+        releases |= {name: there[name] for name in distributions[patch] if name != own}
         status, reason = rows[patch]["status"], rows[patch]["reason"]
         verdict = MEANING.get(status) or ("ABSENT" if _is_absent(patch, reason) else "UNKNOWN")
         if verdict in ("UNKNOWN", "FAILED"):
@@ -65,8 +68,11 @@ def with_figures(cell: Path, seen: dict[str, Seen]) -> dict[str, Seen]:
         holds = row["result"] in right[one.verdict] or (one.verdict == "FIXED" and raises)
         if not holds:
             print(f"  {row['id']} on {one.releases}: {one.verdict}, but {row}", flush=True)
-        figures = {"without": _short(row["without"]), "repaired": _short(row["with"])}
-        found[row["id"]] = one._replace(**figures, verdict=one.verdict if holds else "FAILED")
+        found[row["id"]] = one._replace(
+            verdict=one.verdict if holds else "FAILED",
+            without=_short(row["without"]),
+            repaired=_short(row["with"]),
+        )
     return found
 
 
@@ -100,7 +106,7 @@ def _clean() -> dict[str, str]:
 
 def _short(figure: Any) -> str:
     text = f"{figure:.3g}" if isinstance(figure, float) else " ".join(str(figure).split())
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _today() -> str:

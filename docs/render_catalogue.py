@@ -1,8 +1,8 @@
 """Renders the patches as Markdown: the README's table, and the docs' catalogue, a page for each patch.
 
-``python docs/render_catalogue.py`` prints the table; with ``--write`` it renews the table in
-README.md and what is generated for these docs: the catalogue, the atlas, and outputs of the command line.
-Building the docs renews the latter by itself.
+``python docs/render_catalogue.py`` prints the table; with ``--write`` it renews all that is made from the
+patches: the table in README.md, the sets of targets, mypy's list of upstreams, and what is generated for the
+docs. Building these renews the latter by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import render_atlas
+import render_sources
 
 from zoo_hooks import catalogue
 from zoo_hooks.model import Patch
@@ -161,6 +162,7 @@ if __name__ == "__main__":
     made = table(catalogue.everything())
     if sys.argv[1:] == ["--write"]:
         README.write_text(with_table(README.read_text(encoding="utf-8"), made), encoding="utf-8")
+        render_sources.write(catalogue.everything())
         write_generated()
     else:
         sys.stdout.write(made)

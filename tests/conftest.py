@@ -170,7 +170,9 @@ def recorded(patch_id: str) -> str:
     elsewhere = [name for name in patch.targets if name.partition(".")[0] != patch.upstream]
     if not all(exists(name) for name in elsewhere):
         return "ABSENT"
-    for beside, verdict in sorted(seen(patch), key=lambda row: -len(row[0])):  # a pair before one of them alone
+    for beside, verdict in sorted(
+        seen(patch), key=lambda row: -len(row[0])
+    ):  # a pair before one of them alone
         if all(installed(name) == version for name, version in beside.items()):
             return verdict
     raise LookupError(f"no verdict of {patch_id} is recorded for the releases that are installed")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import VERDICTS, python
+from conftest import ATLAS, python
 
 from zoo_hooks import releases
 
-NEWEST = list(VERDICTS["mlx_vlm"])[-1]
+NEWEST = ATLAS.versions("mlx-vlm")[-1]
 OPTIONAL = {"mlx_audio", "cv2", "torch"}
 """What single models need besides: torch only to convert weights."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import HERE, VERDICTS, python
+from conftest import ATLAS, HERE, python
 
 from zoo_hooks import releases
 
 REPORTS = HERE.parent / "docs" / "upstream-reports.md"
-NEWEST = list(VERDICTS["mlx_vlm"])[-1]
+NEWEST = ATLAS.versions("mlx-vlm")[-1]
 
 
 @pytest.mark.skipif(releases.version("mlx_vlm") != NEWEST, reason=f"they are about {NEWEST}")

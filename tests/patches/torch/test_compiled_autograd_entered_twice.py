@@ -18,7 +18,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import VERDICTS, python
+from conftest import ATLAS, python
 from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
@@ -128,7 +128,7 @@ def nested(inputs):
 @pytest.mark.parametrize("release", WHEELS)
 def test_the_code_of_a_release_has_the_recorded_verdict(patch, release):
     """So says the probe of its own class; with what 2.6 added it is FIXED."""
-    recorded = VERDICTS["torch"][release][PATCH]
+    (recorded,) = [row.verdict for row in ATLAS.of(PATCH) if row.releases == {"torch": release}]
     texts = {source(release): recorded}
     if "return compiled_fn(" in source(release):
         texts[quieted(source(release))] = "FIXED"
