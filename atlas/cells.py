@@ -29,7 +29,8 @@ class Conflict(Exception):
 
 def python(releases: Mapping[str, str], day: date) -> Path:
     """The interpreter of a cell with these releases, all else as of that day; Conflict if it cannot be."""
-    _ensure_base()
+    if not (BASE / "bin" / "python").exists():
+        sys.exit(f"atlas: {BASE} is not there; tox run -e base makes it")
     cell = CELLS / "_".join(f"{name}-{version}" for name, version in sorted(releases.items()))
     interpreter = cell / "bin" / "python"
     if (cell / "built").exists():
@@ -73,12 +74,7 @@ def _reason(said: str) -> str:
     return re.sub(r"^.*?(cause:|╰─▶)\s*", "", words)[:300]
 
 
-def _ensure_base() -> None:
-    if not (BASE / "bin" / "python").exists():
-        _run(sys.executable, "-m", "tox", "run", "-e", "base", cwd=ROOT)
-
-
-def _run(*command: str | Path, given: str | None = None, cwd: Path | None = None) -> str:
+def _run(*command: str | Path, given: str | None = None) -> str:
     return subprocess.run(
-        list(map(str, command)), input=given, capture_output=True, text=True, check=True, cwd=cwd
+        list(map(str, command)), input=given, capture_output=True, text=True, check=True
     ).stdout

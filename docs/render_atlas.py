@@ -14,8 +14,8 @@ from typing import NamedTuple
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from zoo_hooks.model import Patch
-from zoo_hooks.tool.atlas import Atlas, Seen
+from zoo_hooks.model import SEVERITIES, Patch
+from zoo_hooks.tool.atlas import Atlas, Seen, words
 
 WORST = ("FAILED", "UNKNOWN", "AFFECTED", "FIXED", "ABSENT")
 """The verdict of a cell is the first of these that one of its pairs has."""
@@ -59,20 +59,14 @@ def by_release(seen: Iterable[Seen]) -> dict[str, list[Seen]]:
     return {version: found[version] for version in sorted(found, key=Version, reverse=True)}
 
 
-def severity(patch: Patch) -> str:
-    """How bad the bug is, in a word; empty where the record does not say."""
-    given = getattr(patch, "severity", None)
-    return str(getattr(given, "value", given) or "")
-
-
 def grid(patches: Iterable[Patch], measured: Atlas) -> str:
     """The HTML of the atlas page: filters, legend, and a table for each library, the largest first."""
     libraries: dict[str, list[Patch]] = {}
     for patch in patches:
         libraries.setdefault(patch.upstream, []).append(patch)
     libraries = dict(sorted(libraries.items(), key=lambda item: (-len(item[1]), item[0])))
-    severities = {severity(patch) for patch in patches} - {""}
-    lines = ['<div id="atlas">', *_filters(sorted(libraries), sorted(severities)), *_legend()]
+    severities = [one for one in SEVERITIES if any(patch.severity == one for patch in patches)]
+    lines = ['<div id="atlas">', *_filters(sorted(libraries), severities), *_legend()]
     for upstream, own in libraries.items():
         lines += _section(upstream, own, measured)
     lines += [
@@ -105,20 +99,11 @@ def verdicts(patch: Patch, measured: Atlas) -> tuple[tuple[str, ...], list[tuple
 
 
 def facts(patch: Patch, measured: Atlas) -> list[str]:
-    """When the bug was first seen, what the newest release says, and when that was measured."""
-    days = measured.released.get(canonicalize_name(patch.upstream), {})
+    """What the newest release says, and when the patch was measured last."""
     seen = measured.of(patch.id)
-
-    def said(row: Seen) -> str:
-        (name, own), *others = row.releases.items()
-        day = f" of {days[own]}" if own in days else ""
-        return "".join([f"{name} {own}{day}", *(f" with {other} {version}" for other, version in others)])
-
-    affected = [row for row in seen if row.verdict == "AFFECTED"]
     dates = [row.date for row in seen if row.date]
     return [
-        *(f"- Oldest measured release with it: {said(row)}" for row in affected[:1]),
-        *(f"- Newest measured release: {said(row)}, {row.verdict}" for row in seen[-1:]),
+        *(f"- Newest release measured: {words(row.releases)}, {row.verdict}" for row in seen[-1:]),
         *([f"- Last measured on {max(dates)}"] if dates else []),
     ]
 
@@ -126,12 +111,9 @@ def facts(patch: Patch, measured: Atlas) -> list[str]:
 def _filters(libraries: list[str], severities: list[str]) -> Iterator[str]:
     yield '<form role="search" aria-label="Patches" hidden>'
     for name, choices in ("library", libraries), ("severity", severities):
-        if choices:
-            options = "".join(f"<option>{escape(choice)}</option>" for choice in choices)
-            yield (
-                f'<label>{name.capitalize()} <select name="{name}"><option value="">all</option>'
-                f"{options}</select></label>"
-            )
+        options = "".join(f"<option>{escape(choice)}</option>" for choice in choices)
+        yield f'<label>{name.capitalize()} <select name="{name}"><option value="">all</option>'
+        yield f"{options}</select></label>"
     yield '<label>Text <input type="search" name="text" autocomplete="off"></label>'
     yield '<button type="reset">Clear</button>'
     yield '<p role="status"></p>'
@@ -164,7 +146,7 @@ def _section(upstream: str, patches: list[Patch], measured: Atlas) -> Iterator[s
     yield "<tbody>"
     for patch in patches:
         bug = patch.id.partition("/")[2]
-        yield f'<tr id="{patch.id}"{_attribute("data-severity", severity(patch))}{_claims(patch)}>'
+        yield f'<tr id="{patch.id}" data-severity="{patch.severity}"{_claims(patch)}>'
         yield f'<th scope="row"><a href="catalogue/{patch.id}.html">{bug}</a>'
         yield f" <span>{escape(patch.title)}</span></th>"
         yield "".join(_cell(f"{name} {version}", seen[patch.id].get(version, [])) for version in versions)

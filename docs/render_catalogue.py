@@ -20,6 +20,7 @@ import render_sources
 
 from zoo_hooks import catalogue
 from zoo_hooks.model import Patch
+from zoo_hooks.releases import retired_by
 from zoo_hooks.tool import atlas, cli
 from zoo_hooks.tool.atlas import Atlas
 
@@ -53,8 +54,8 @@ def _index(patches: list[Patch], measured: Atlas) -> str:
     for patch in patches:
         claims = " ".join(f"`{claim}`" for claim in patch.affects)
         newest = "".join(row.verdict for row in measured.of(patch.id)[-1:])
-        rows.append((f"[{patch.id}](catalogue/{patch.id}.md)", patch.title, claims, newest))
-    head = ("Patch", "The bug that goes away", "Releases with it", "The newest release")
+        rows.append((f"[{patch.id}](catalogue/{patch.id}.md)", patch.title, patch.severity, claims, newest))
+    head = ("Patch", "The bug that goes away", "Severity", "Releases with it", "The newest release")
     text = "All patches of this release. The [atlas](atlas.md) shows them against releases of the libraries."
     tree = "\n".join(["```{toctree}", ":hidden:", "", *(f"catalogue/{patch.id}" for patch in patches), "```"])
     return "\n\n".join(("# Catalogue", text, _table(head, rows).strip(), tree)) + "\n"
@@ -122,15 +123,19 @@ def _output(*arguments: str) -> str:
 
 
 def _entry(patch: Patch, measured: Atlas) -> str:
+    first = measured.first_seen(patch.id)
+    retired = " or ".join(f"`{end}`" for end in retired_by(patch)) or "no release yet"
     facts = [
+        f"- Severity: {patch.severity}",
         f"- Releases with it: {' '.join(f'`{claim}`' for claim in patch.affects)}",
+        f"- First seen on {atlas.words(first) if first else 'no release yet'}; retired by {retired}",
         f"- Repaired when {' or '.join(f'`{target}`' for target in patch.targets)} is imported"
         + (", before its body runs" if patch.when == "before" else ""),
         f"- What is measured: {patch.measures}",
         *(f"- Upstream: <{link}>" for link in patch.links),
     ]
     if patch.requires:
-        facts.insert(2, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
+        facts.insert(4, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
     facts += render_atlas.facts(patch, measured)
     in_atlas = f'<a href="../../atlas.html#{patch.id}">This patch in the atlas</a>'
     head, rows = render_atlas.verdicts(patch, measured)

@@ -62,6 +62,7 @@ def canary():
 PATCH = Patch(
     module=__name__,
     title="value is 1",
+    severity="crash",
     targets=({target!r},),
     affects=("{upstream}<2",),
     links=("https://example.org/1",),

@@ -225,14 +225,36 @@ def test_check_is_for_ci(run, zoo, source, status):
 
 @pytest.mark.usefixtures("affected")
 def test_list_and_show_give_the_record(run):
-    """The releases that are claimed, the links and the case report."""
-    assert "fake<2" in run("list").stdout
-    records = {record["id"]: record for record in json.loads(run("list", "--json").stdout)}
+    """Severity, the releases that are claimed and measured, the links and the case report."""
+    line = next(line for line in run("list").stdout.splitlines() if line.startswith("fake/bug"))
+    assert line.split() == ["fake/bug", "crash", "value", "is", "1", "never", "measured", "fake>=2"]
+    told = json.loads(run("list", "--json").stdout)
+    records = {record["id"]: record for record in told["patches"]}
     assert records["fake/bug"]["targets"] == ["fake.core"]
     shown = run("show", "bug").stdout
-    for part in ("https://example.org/1", "installed 1.5", "Symptom\n-------", "Repair\n------"):
+    for part in ("https://example.org/1", "installed  1.5", "Symptom\n-------", "Repair\n------"):
         assert part in shown
-    assert json.loads(run("show", "bug", "--json").stdout) == records["fake/bug"]
+    assert json.loads(run("show", "bug", "--json").stdout) == {"schema": 1} | records["fake/bug"]
+
+
+def test_severity_first_seen_and_retired_stand_in_list_show_and_json(run):
+    """The first releases on which the bug was measured, by distribution, and those that end it."""
+    patch = "peft/hybrid-cache-import"
+    words = ("crash", "peft 0.17.1 with transformers 5.0.0", "peft>=0.18.0")
+    assert all(word in run("show", patch).stdout for word in words)
+    row = " ".join(run("list").stdout.partition(patch)[2].partition("peft/prefix")[0].split())
+    assert all(part in row for word in words for part in word.split())
+    record = json.loads(run("show", patch, "--json").stdout)
+    assert record["severity"] == "crash"
+    assert record["first_seen"] == {"peft": "0.17.1", "transformers": "5.0.0"}
+    assert record["retired_by"] == ["peft>=0.18.0"]
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "list", "check"])
+def test_all_json_has_a_schema_version(run, command):
+    """A program that reads it can tell when it has to change."""
+    ids = [] if command == "list" else ["dill/free-rlock-restored-taken"]
+    assert json.loads(run(command, *ids, "--json").stdout)["schema"] == 1
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "show", "check"])

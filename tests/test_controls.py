@@ -283,7 +283,7 @@ def repair(module, changes):
     changes.wrap(module, "shown", lambda original: lambda: original() + "MARK")
 
 PATCH = Patch(
-    module=__name__, title="no MARK", targets=("fake.both",), affects=("fake<2",), links=(),
+    module=__name__, title="no MARK", severity="crash", targets=("fake.both",), affects=("fake<2",), links=(),
     measures="MARK", probe=probe, repair=repair, canary=lambda: Figure(1, healthy=True),
 )
 """

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 
 from zoo_hooks import OFF_WORDS, catalogue, settings
 from zoo_hooks.model import Status
+from zoo_hooks.releases import retired_by
 from zoo_hooks.tool import atlas, cli
 from zoo_hooks.tool.atlas import Atlas, Seen
 
@@ -97,18 +98,17 @@ def test_the_catalogue_has_a_page_for_each_patch_with_its_report_and_verdicts():
     assert set(made) == {"catalogue.md", *(f"catalogue/{patch}.md" for patch in catalogue.ids())}
     for patch in catalogue.everything():
         entry = made[f"catalogue/{patch.id}.md"]
-        wanted = [
-            f"# {patch.id}\n",
-            patch.title,
-            patch.measures,
-            *patch.affects,
-            *patch.links,
-            *patch.targets,
+        wanted = [f"# {patch.id}\n", patch.title, patch.measures]
+        wanted += [*patch.affects, *patch.links, *patch.targets]
+        wanted += [
+            f"Severity: {patch.severity}",
+            f"First seen on {atlas.words(measured.first_seen(patch.id))}",
         ]
+        wanted += [f"`{end}`" for end in retired_by(patch)]
         wanted += [f"## {section}" for section in ("Symptom", "Cause", "Repair", "Verdicts")]
         wanted += [version for row in measured.of(patch.id) for version in row.releases.values()]
         wanted += [
-            f"- Newest measured release: {canonicalize_name(patch.upstream)} ",
+            f"- Newest release measured: {canonicalize_name(patch.upstream)} ",
             f"atlas.html#{patch.id}",
         ]
         assert [text for text in wanted if text not in entry] == []
@@ -134,7 +134,7 @@ def measured():
     return made
 
 
-def test_a_page_tells_the_figures_and_when_the_bug_was_first_seen(measured):
+def test_a_page_tells_the_figures_and_what_the_newest_release_says(measured):
     """The newest release stands first, and what releases of the other library share stands in one row."""
     patch = catalogue.get("peft/shadow-cache-dropped")
     assert render_atlas.verdicts(patch, measured) == (
@@ -146,8 +146,7 @@ def test_a_page_tells_the_figures_and_when_the_bug_was_first_seen(measured):
         ],
     )
     assert render_atlas.facts(patch, measured) == [
-        "- Oldest measured release with it: peft 0.21.2 of 2026-11-01 with transformers 5.24.0",
-        "- Newest measured release: peft 0.21.2 of 2026-11-01 with transformers 5.24.0, AFFECTED",
+        "- Newest release measured: peft 0.21.2 with transformers 5.24.0, AFFECTED",
     ]
 
 

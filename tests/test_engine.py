@@ -212,7 +212,8 @@ def repair(module, changes):
 
 PATCH = Patch(
     module=__name__, title="a module is missing", targets=("fake.core",), affects=(), links=(),
-    measures="", probe=probe, repair=repair, canary=lambda: Figure(0, healthy=True), when="before",
+    severity="crash", measures="", probe=probe, repair=repair, canary=lambda: Figure(0, healthy=True),
+    when="before",
 )
 '''
 

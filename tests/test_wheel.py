@@ -160,12 +160,13 @@ def test_the_metadata_carries_name_version_and_licence(metadata: email.message.M
     assert SpecifierSet(metadata["Requires-Python"]).contains("3.10.0")
 
 
-def test_four_libraries_are_required_and_upstreams_only_by_extras(metadata: email.message.Message):
-    """Whoever asks for no extra gets importlib-metadata, packaging and rich, on every Python."""
+def test_three_libraries_are_required_and_upstreams_only_by_extras(metadata: email.message.Message):
+    """Whoever asks for no extra gets importlib-metadata, packaging and rich; before Python 3.11 tomli too."""
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     always = {r.name for r in requirements if not (r.marker and "extra" in str(r.marker))}
-    assert always == {"importlib-metadata", "packaging", "rich"}
-    assert not [r for r in requirements if r.name in always and r.marker]
+    assert always == {"importlib-metadata", "packaging", "rich", "tomli"}
+    marked = [(r.name, str(r.marker)) for r in requirements if r.name in always and r.marker]
+    assert marked == [("tomli", 'python_version < "3.11"')]
     extras = set(metadata.get_all("Provides-Extra"))
     for requirement in requirements:
         if requirement.name not in always:

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from zoo_hooks.changes import Changes
+
+Severity = Literal["silent wrong result", "security", "crash", "memory"]
+"""What a bug does at its worst, the worst first. A crash is whatever is seen: an error, or a hang."""
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 class Verdict(enum.Enum):
@@ -81,6 +85,8 @@ class Patch:
     """Name of the module that holds this record, ``__name__`` there."""
     title: str
     """The bug in one line."""
+    severity: Severity
+    """The worst that its case report tells of."""
     targets: tuple[str, ...]
     """The modules whose import triggers the patch."""
     affects: tuple[str, ...]
@@ -95,6 +101,9 @@ class Patch:
     when: Literal["after", "before"] = "after"
     requires: tuple[str, ...] = ()
     """Modules that must have been imported too; until then the patch is PENDING."""
+    symptoms: tuple[str, ...] = ()
+    """Words of the bug's own error, one of which tells it. `` @ `` parts them from frames that it needs too:
+    names of functions, or ends of file names. Empty where nothing is raised."""
     behavioural: bool = True
     """False where the probe reads only source or signatures, which a repair does not change."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,15 @@ class Atlas:
         found = {one.releases[name] for rows in self.patches.values() for one in rows if name in one.releases}
         return sorted(found, key=Version)
 
+    def names(self) -> set[str]:
+        """Distributions that something was measured on."""
+        return {name for rows in self.patches.values() for one in rows for name in one.releases}
+
+    def first_seen(self, patch: str) -> dict[str, str] | None:
+        """The oldest releases on which a patch's bug was seen, None if it never was."""
+        affected = (one.releases for one in self.of(patch) if one.verdict == "AFFECTED")
+        return min(affected, key=_order, default=None)
+
     def text(self) -> str:
         """The file: a line for each set of releases, so that a new release is a readable change."""
         patches = []
@@ -91,6 +101,38 @@ class Atlas:
             f'{{"schema": {SCHEMA},\n"released": {{\n{released}\n}},\n"conflicts": {{\n{conflicts}\n}},\n'
             f'"patches": {{\n' + ",\n".join(patches) + "\n}}\n"
         )
+
+
+def words(releases: dict[str, str]) -> str:
+    """A set of releases in words: ``peft 0.19.0 with transformers 5.24.0``."""
+    own, *others = (f"{name} {version}" for name, version in releases.items())
+    return own + (f" with {', '.join(others)}" if others else "")
+
+
+@functools.cache
+def number(version: str) -> tuple[int, ...]:
+    """A version as numbers whose differences can be compared: its parts, and its place among candidates."""
+    read = Version(version)
+    parts = (*read.release, 0, 0, 0)[:4]
+    if read.pre:
+        return *parts, {"a": 0, "b": 100, "rc": 200}[read.pre[0]] + read.pre[1]
+    return *parts, -1 if read.dev is not None else 1000 + (read.post or 0)
+
+
+def nearest(version: str, others: Iterable[str]) -> str:
+    """The version that differs least; of two that differ alike the older one."""
+    return min(others, key=lambda other: distance(version, other))
+
+
+@functools.cache
+def distance(one: str, other: str) -> tuple[int, ...]:
+    """By how much two versions differ in the first part that does; then the later of older ones is nearer."""
+    ours, theirs = number(one), number(other)
+    for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if a != b:
+            rest = (part if b > a else -part for part in theirs[place + 1 :])
+            return *(0,) * place, abs(a - b), b > a, *rest
+    return (0,) * len(ours)
 
 
 def _seen(patch: str, key: str, row: list[Any], runs: list[Any]) -> Seen:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from importlib.util import find_spec
 from typing import Any
 
 import zoo_hooks
 from zoo_hooks import catalogue, releases, render, reports, settings
 from zoo_hooks.model import Patch
-from zoo_hooks.tool import installation, survey, terminal
+from zoo_hooks.tool import ask, atlas, installation, survey, terminal
+from zoo_hooks.tool.pins import Unreadable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return terminal.ending_well(options.run, options)
-    except catalogue.UnknownPatch as error:
-        print(f"zoo-hooks: {error.args[0]}", file=sys.stderr)
+    except (catalogue.UnknownPatch, Unreadable) as error:
+        terminal.warn(str(error.args[0]))
         return 2
 
 
@@ -35,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     for run, name, does, ids in (
         (_status, "status", "what each patch does in this environment", "*"),
         (_verify, "verify", "measure each bug without and with its repair", "*"),
-        (_list, "list", "all patches, and the releases they are for", None),
+        (_list, "list", "all patches: severity, bug, first release with it, releases without", None),
         (_show, "show", "the case report of a patch", 1),
         (_check, "check", "exit with 1 if a patch is FAILED or UNKNOWN here, for CI", "*"),
     ):
@@ -46,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
                 "ids", nargs=ids, metavar="ID", help="a patch's id, or several: peft, gemma4-*"
             )
         command.set_defaults(run=run)
+    ask.add(commands)
     return parser
 
 
@@ -54,9 +54,8 @@ def _status(options: argparse.Namespace) -> int:
     trouble = installation.start_up_trouble()
     misfits = list(releases.misfits(catalogue.upstreams()))
     if options.json:
-        print(
-            json.dumps({"start_up": trouble, "misfits": misfits, "broken": broken, "patches": rows}, indent=2)
-        )
+        found = {"start_up": trouble, "misfits": misfits, "broken": broken, "patches": rows}
+        terminal.show_json(found)
     else:
         terminal.warn(*broken)
         terminal.show(render.status_table(rows))
@@ -71,7 +70,7 @@ def _check(options: argparse.Namespace) -> int:
     bad = [row for row in rows if row["status"] in ("FAILED", "UNKNOWN", "OVERWRITTEN")]
     if options.json:
         found = {"start_up": trouble, "damaged": damaged, "broken": broken, "patches": bad}
-        print(json.dumps(found, indent=2))
+        terminal.show_json(found)
     else:
         terminal.warn(*damaged, *broken)
         if bad:
@@ -107,7 +106,7 @@ def _verify(options: argparse.Namespace) -> int:
     trouble = installation.start_up_trouble()
     bad = [row["id"] for row in rows if row["result"].isupper()]
     if options.json:
-        print(json.dumps({"start_up": trouble, "interrupted": interrupted, "patches": rows}, indent=2))
+        terminal.show_json({"start_up": trouble, "interrupted": interrupted, "patches": rows})
     else:
         columns = ("id", "measures", "without", "with", "result")
         terminal.show(render.table(
@@ -130,11 +129,11 @@ def _missing(patch: Patch) -> list[str]:
 def _list(options: argparse.Namespace) -> int:
     patches = catalogue.everything()
     if options.json:
-        print(json.dumps([_record(patch) for patch in patches], indent=2))
+        terminal.show_json({"patches": [_record(patch) for patch in patches]})
     else:
         terminal.show(render.table(
-            ("patch", "affects", "bug"),
-            ((patch.id, " ".join(patch.affects), patch.title) for patch in patches),
+            ("patch", "severity", "bug", "first seen", "retired by"),
+            ((p.id, p.severity, p.title, _first_seen(p), _retired(p)) for p in patches),
         ))  # fmt: skip
     return 0
 
@@ -142,23 +141,40 @@ def _list(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     patch = catalogue.get(options.ids[0])
     if options.json:
-        print(json.dumps(_record(patch), indent=2))
+        terminal.show_json(_record(patch))
         return 0
     print(f"{patch.id}: {patch.title}\n")
-    print(f"affects   {', '.join(patch.affects)}")
-    print(f"retired   {' or '.join(releases.retired_by(patch)) or 'by no release yet'}")
-    print(f"installed {releases.version(patch.upstream) or 'no'}")
-    print(f"targets   {', '.join(patch.targets)}")
-    print(f"measures  {patch.measures}")
+    print(f"severity   {patch.severity}")
+    print(f"affects    {', '.join(patch.affects)}")
+    print(f"first seen {_first_seen(patch)}")
+    print(f"retired by {_retired(patch)}")
+    print(f"installed  {releases.version(patch.upstream) or 'no'}")
+    print(f"targets    {', '.join(patch.targets)}")
+    print(f"measures   {patch.measures}")
+    for symptom in patch.symptoms:
+        print(f"symptom    {symptom}")
     for link in patch.links:
-        print(f"link      {link}")
+        print(f"link       {link}")
     print(f"\n{catalogue.case_report(patch)}")
     return 0
 
 
 def _record(patch: Patch) -> dict[str, Any]:
-    names = ("id", "upstream", "title", "targets", "affects", "links", "measures", "when", "requires")
-    return {name: getattr(patch, name) for name in names} | {"case": catalogue.case_report(patch)}
+    about = ("id", "upstream", "title", "severity", "symptoms", "targets", "affects", "links", "measures")
+    return {name: getattr(patch, name) for name in (*about, "when", "requires")} | {
+        "first_seen": atlas.read().first_seen(patch.id),
+        "retired_by": releases.retired_by(patch),
+        "case": catalogue.case_report(patch),
+    }
+
+
+def _first_seen(patch: Patch) -> str:
+    first = atlas.read().first_seen(patch.id)
+    return atlas.words(first) if first else "never measured"
+
+
+def _retired(patch: Patch) -> str:
+    return " or ".join(releases.retired_by(patch)) or "no release yet"
 
 
 def _chosen(ids: list[str]) -> list[Patch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from zoo_hooks import render
 
+SCHEMA = 1
+"""Of all JSON that the commands print; another number where a program that reads it has to change."""
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -61,6 +64,11 @@ def show(table: Any) -> None:
         console.print(table)
     else:
         print(render.text(table))
+
+
+def show_json(data: dict[str, Any]) -> None:
+    """Print an answer for programs."""
+    print(json.dumps({"schema": SCHEMA} | data, indent=2))
 
 
 def warn(*messages: str | list[str] | None) -> None:

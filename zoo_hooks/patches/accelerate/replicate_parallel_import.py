@@ -144,6 +144,8 @@ WITH_IT = (*(f"4.{minor}" for minor in range(53, 58)), "5.0")
 PATCH = Patch(
     module=__name__,
     title="FSDP2 with tensor parallelism cannot be prepared: no ReplicateParallel",
+    severity="crash",
+    symptoms=("cannot import name 'ReplicateParallel' from 'transformers.integrations.tensor_parallel'",),
     targets=("accelerate.accelerator",),
     affects=("accelerate>=1.10.0", "transformers" + ",".join(f"!={release}.*" for release in WITH_IT)),
     links=("https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/accelerator.py#L1618",),

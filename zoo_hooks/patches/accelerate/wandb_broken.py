@@ -93,6 +93,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="accelerate takes a wandb for usable that is installed but cannot be imported",
+    severity="crash",
+    symptoms=(
+        "@ trl.trainer.callbacks @ wandb.__init__",
+        "@ accelerate.tracking @ wandb.__init__",
+    ),
     targets=("accelerate.accelerator",),
     affects=("accelerate>=0.26.1",),
     links=(

@@ -131,6 +131,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="keys and values are not quantised, though a kv_cache_scheme says so",
+    severity="silent wrong result",
     targets=(INITIALIZE,),  # the last of the two that is loaded
     affects=("compressed-tensors>=0.13.0", "transformers>=5.24.0"),
     links=(

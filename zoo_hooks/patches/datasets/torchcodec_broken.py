@@ -91,6 +91,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="datasets uses torchcodec when it is installed but cannot be loaded",
+    severity="crash",
+    symptoms=(
+        "Could not load libtorchcodec @ datasets.features",
+        "Could not load this library @ datasets.features",
+    ),
     targets=("datasets.features.video",),
     affects=("datasets>=4.3.0", "torchcodec"),
     links=(

@@ -66,6 +66,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="dill restores a free RLock as one that nobody can take",
+    severity="crash",
     targets=("dill._dill",),
     affects=("dill>=0.3.4",),
     links=("https://github.com/uqfoundation/dill/issues/321",),

@@ -43,6 +43,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-lm without a cache does not share K/V between layers",
+    severity="silent wrong result",
     targets=("mlx_lm.models.gemma3n",),
     affects=("mlx-lm>=0.31.1",),
     links=(

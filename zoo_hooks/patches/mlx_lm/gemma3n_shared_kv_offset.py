@@ -42,6 +42,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-lm with a cache rotates queries of shared layers by a moved offset",
+    severity="silent wrong result",
+    symptoms=("too many values to unpack @ mlx_lm.models.gemma3n",),
     targets=("mlx_lm.models.gemma3n",),
     affects=("mlx-lm>=0.31.1,<0.32.0",),
     links=(

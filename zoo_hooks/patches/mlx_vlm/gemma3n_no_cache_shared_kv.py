@@ -46,6 +46,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-vlm without a cache does not share K/V between layers",
+    severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.language",),
     affects=("mlx-vlm>=0.4.3",),
     links=(

@@ -44,6 +44,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-vlm with a cache rotates queries of shared layers by a moved offset",
+    severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.language",),
     affects=("mlx-vlm>=0.4.3",),
     links=(

@@ -105,6 +105,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-vlm has no sliding window, so that longer texts are wrong",
+    severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.language",),
     affects=("mlx-vlm>=0.4.3,<0.5.0",),
     links=(

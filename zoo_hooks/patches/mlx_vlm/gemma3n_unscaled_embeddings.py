@@ -111,6 +111,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n in mlx-vlm does not scale the embeddings of a prompt's tokens",
+    severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.gemma3n",),
     affects=("mlx-vlm>=0.4.3",),
     links=(

@@ -100,6 +100,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4 in mlx-vlm takes a batch's padding mask for its attention mask, so it is not causal",
+    severity="silent wrong result",
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.gemma4",),
     targets=("mlx_vlm.models.gemma4.gemma4",),
     affects=("mlx-vlm>=0.6.5",),
     links=(

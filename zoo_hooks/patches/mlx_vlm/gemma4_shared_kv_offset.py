@@ -44,6 +44,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4 E2B and E4B in mlx-vlm with a cache rotates queries of shared layers by a moved offset",
+    severity="silent wrong result",
     targets=("mlx_vlm.models.gemma4.language",),
     affects=("mlx-vlm>=0.4.4,<0.5.0",),
     links=(

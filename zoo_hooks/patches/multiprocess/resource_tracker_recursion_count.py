@@ -64,6 +64,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="multiprocess's resource tracker calls a method that locks of CPython 3.12.0 lack",
+    severity="crash",
+    symptoms=("object has no attribute '_recursion_count' @ multiprocess.resource_tracker",),
     targets=("multiprocess.resource_tracker",),
     affects=('multiprocess>=0.70.18; python_full_version == "3.12.0"',),
     links=(

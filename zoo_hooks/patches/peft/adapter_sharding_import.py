@@ -95,6 +95,8 @@ WITHOUT_IT = "transformers" + ",".join(f"!=5.{minor}.*" for minor in range(1, 16
 PATCH = Patch(
     module=__name__,
     title="adapters cannot be loaded once torch.distributed is initialised: no EmbeddingParallel",
+    severity="crash",
+    symptoms=("cannot import name 'EmbeddingParallel' from 'transformers.integrations.tensor_parallel'",),
     targets=("peft.tuners",),  # by then both sides of the function are there
     affects=("peft>=0.19.0,<0.20.0", WITHOUT_IT),
     links=(

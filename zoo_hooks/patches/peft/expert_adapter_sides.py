@@ -106,6 +106,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="adapters of fused experts cannot be loaded: size mismatch",
+    severity="silent wrong result",
+    symptoms=("size mismatch for *.experts.*lora_",),
     targets=("peft.utils.transformers_weight_conversion",),
     affects=("peft>=0.19.0,<0.19.1", "transformers>=5.0.0"),
     links=(

@@ -125,6 +125,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="no adapter can target Gemma4ClippableLinear, the projections of Gemma-4's towers",
+    severity="crash",
+    symptoms=("Target module Gemma4ClippableLinear(",),
     targets=(TUNERS, GEMMA4),
     affects=("peft>=0.17.1", "transformers>=5.5.0"),
     links=(

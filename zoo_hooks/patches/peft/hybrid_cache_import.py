@@ -59,6 +59,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="import peft fails, for transformers 5 has no HybridCache",
+    severity="crash",
+    symptoms=("cannot import name 'HybridCache' from 'transformers' @ peft.peft_model",),
     targets=("peft.peft_model",),
     affects=("peft<0.18.0", "transformers>=5.0.0"),
     links=(

@@ -125,6 +125,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="prefix tuning for classification and question answering raises",
+    severity="crash",
+    symptoms=("Model does not support past key values which are required for prefix tuning",),
     targets=(PEFT_MODEL,),
     affects=("peft>=0.18.0", "transformers>=5.24.0"),
     links=(

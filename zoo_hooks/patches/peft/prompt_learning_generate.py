@@ -134,6 +134,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="generation with prompt tuning, prefix tuning and their relatives gives wrong tokens",
+    severity="silent wrong result",
     targets=("peft.peft_model",),
     affects=("peft>=0.17.1", "transformers>=5.24.0"),
     links=(

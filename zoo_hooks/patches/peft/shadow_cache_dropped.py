@@ -90,6 +90,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="generation with a shadow adapter gives wrong tokens",
+    severity="silent wrong result",
     targets=("peft.tuners.shadow.model",),
     affects=("peft>=0.21.0", "transformers>=5.24.0"),
     links=("https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/shadow/model.py#L569",),

@@ -87,6 +87,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="peft's module of weight conversions cannot be imported before transformers 5.0.0",
+    severity="crash",
+    symptoms=(
+        "No module named 'transformers.conversion_mapping' @ peft.utils.transformers_weight_conversion",
+        "cannot import name '_MODEL_TO_CONVERSION_PATTERN' from 'transformers.conversion_mapping'",
+    ),
     targets=("peft.utils.transformers_weight_conversion",),
     affects=("peft>=0.19.0", "transformers<=5.0.0rc3"),
     links=(

@@ -88,6 +88,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="adapters of MoE models cannot be loaded on transformers 5.0: no argument loading_info",
+    severity="crash",
+    symptoms=(".convert() got an unexpected keyword argument 'loading_info'",),
     targets=(TARGET,),
     affects=("peft>=0.19.0", "transformers>=5.0.0,<5.1.0"),
     links=(

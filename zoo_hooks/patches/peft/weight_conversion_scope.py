@@ -80,6 +80,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="adapters of fused experts are not loaded, and only a warning says so",
+    severity="silent wrong result",
+    symptoms=("Found missing adapter keys while loading the checkpoint*experts",),
     targets=("peft.utils.transformers_weight_conversion",),
     affects=("peft>=0.19.0,<0.20.0", "transformers>=5.9.0"),
     links=(

@@ -74,6 +74,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="adapters of MoE models cannot be loaded: no argument distributed_operation",
+    severity="crash",
+    symptoms=("WeightConverter.__init__() got an unexpected keyword argument 'distributed_operation'",),
     targets=("peft.utils.transformers_weight_conversion",),
     affects=("peft>=0.19.0,<0.20.0", "transformers>=5.6.0"),
     links=(

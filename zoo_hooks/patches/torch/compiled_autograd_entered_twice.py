@@ -87,6 +87,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Compiled autograd captures again what its own compiled backward starts",
+    severity="crash",
     targets=("torch._dynamo.compiled_autograd",),
     affects=("torch>=2.1.0,<2.6.0",),
     links=(

@@ -78,6 +78,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="adapters of transformers' own models are refused for a peft that is not released",
+    severity="crash",
+    symptoms=("The version of PEFT you are using is not compatible, please use a version >= 0.22.0",),
     targets=("transformers.integrations.peft",),
     affects=("transformers>=5.24.0", "peft>=0.20.0"),
     links=(

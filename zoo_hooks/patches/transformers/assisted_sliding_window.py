@@ -139,6 +139,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="assisted generation raises once a sliding window is full",
+    severity="crash",
+    symptoms=("Cannot `crop` a `DynamicSlidingWindowLayer` after it has seen more tokens",),
     targets=("transformers.generation.utils",),
     affects=(
         (

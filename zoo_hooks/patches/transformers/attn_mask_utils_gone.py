@@ -54,6 +54,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="transformers.modeling_attn_mask_utils is gone, and with it whatever imports it",
+    severity="crash",
+    symptoms=("No module named 'transformers.modeling_attn_mask_utils'",),
     targets=("transformers.cache_utils",),
     affects=("transformers>=5.24.0",),
     links=(

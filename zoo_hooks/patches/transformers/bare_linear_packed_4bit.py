@@ -141,6 +141,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="A module on the skip list whose weight is packed to 4 bits does not load or run",
+    severity="crash",
+    symptoms=(
+        "mat1 and mat2 shapes cannot be multiplied (*and 1x* @ bitsandbytes.nn.modules",
+        "Reinit due to size mismatch - ckpt: torch.Size([*, 1]) vs model",
+    ),
     targets=("transformers.integrations.bitsandbytes",),
     affects=("transformers>=5.0.0rc0", "bitsandbytes>=0.46.1"),
     links=(

@@ -66,6 +66,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="A batched pipeline takes apart the cache of outputs that call it past_key_values",
+    severity="crash",
+    symptoms=("'DynamicCache' object is not subscriptable @ loader_batch_item",),
     targets=("transformers.pipelines.pt_utils",),
     affects=("transformers>=5.24.0",),
     links=(

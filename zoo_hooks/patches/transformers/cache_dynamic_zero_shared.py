@@ -49,6 +49,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="DynamicCache keeps all tokens of sliding-window layers when no K/V layers are shared",
+    severity="memory",
     targets=("transformers.cache_utils",),
     affects=("transformers>=4.56.0,<5.14.0",),
     links=("https://github.com/huggingface/transformers/pull/40039",),

@@ -64,6 +64,13 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Layers of a cache have lost their dtype",
+    severity="crash",
+    symptoms=(
+        "'DynamicLayer' object has no attribute 'dtype'",
+        "'DynamicSlidingWindowLayer' object has no attribute 'dtype'",
+        "'StaticLayer' object has no attribute 'dtype'",
+        "'StaticSlidingWindowLayer' object has no attribute 'dtype'",
+    ),
     targets=("transformers.cache_utils",),
     affects=("transformers>=5.24.0",),
     links=(

@@ -50,6 +50,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="StaticCache has no layers when no K/V layers are shared",
+    severity="crash",
+    symptoms=("list index out of range @ transformers.cache_utils @ update",),
     targets=("transformers.cache_utils",),
     affects=("transformers>=4.56.0,<5.10.1",),
     links=("https://github.com/huggingface/transformers/pull/46235",),

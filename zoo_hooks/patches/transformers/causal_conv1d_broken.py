@@ -81,6 +81,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="models fail to import beside a causal_conv1d that is installed but cannot be loaded",
+    severity="crash",
+    symptoms=("undefined symbol @ transformers @ causal_conv1d",),
     targets=("transformers.modeling_utils",),
     affects=("transformers<5.15.0",),
     links=("https://github.com/unslothai/unsloth/pull/4047",),

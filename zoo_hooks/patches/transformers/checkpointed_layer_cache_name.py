@@ -121,6 +121,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Layers of others write into the cache twice under gradient checkpointing",
+    severity="silent wrong result",
     targets=("transformers.modeling_layers",),
     affects=("transformers>=5.24.0",),
     links=(

@@ -93,6 +93,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="A model of others that takes past_key_values generates without its cache",
+    severity="silent wrong result",
+    symptoms=(
+        "forward() got an unexpected keyword argument 'cache'",
+        "The following `model_kwargs` are not used by the model: ['cache']",
+    ),
     targets=("transformers.generation.utils", "transformers.modeling_utils"),
     requires=("transformers.generation.utils", "transformers.modeling_utils"),
     affects=("transformers>=5.24.0",),

@@ -135,6 +135,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Outputs of others with a field past_key_values raise, or lose their cache",
+    severity="crash",
+    symptoms=("__init__() got an unexpected keyword argument 'cache' @ transformers.utils.generic",),
     targets=("transformers.modeling_outputs",),
     affects=("transformers>=5.24.0",),
     links=(

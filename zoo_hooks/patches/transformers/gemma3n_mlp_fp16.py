@@ -59,6 +59,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n's text MLP overflows float16",
+    severity="silent wrong result",
     targets=("transformers.models.gemma3n.modeling_gemma3n",),
     affects=("transformers>=4.53.0",),
     links=(

@@ -50,6 +50,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-3n without a cache computes wrong logits where layers share K/V",
+    severity="silent wrong result",
     targets=("transformers.models.gemma3n.modeling_gemma3n",),
     affects=("transformers>=4.56.0,<5.6.0",),
     links=(

@@ -75,6 +75,10 @@ def _with_defaults(original: Callable[..., None]) -> Callable[..., None]:
 PATCH = Patch(
     module=__name__,
     title="Generation with an assistant of Gemma-4 does not start",
+    severity="crash",
+    symptoms=(
+        "SinglePositionMultiTokenCandidateGenerator.__init__() missing 2 required positional arguments",
+    ),
     targets=("transformers.generation.utils",),
     affects=("transformers>=5.18.0,<5.20.0",),
     links=(

@@ -76,6 +76,10 @@ def _modes(original: Callable[..., Any]) -> Callable[..., Any]:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's assistants cannot be built, nor used with models that share no K/V",
+    severity="crash",
+    symptoms=(
+        "The set of layer types producing a cache is different than the set of layer types using them",
+    ),
     targets=(
         "transformers.models.gemma4.configuration_gemma4",
         "transformers.models.gemma4_unified.configuration_gemma4_unified",

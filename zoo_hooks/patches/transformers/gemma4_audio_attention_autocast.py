@@ -108,6 +108,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's audio attention fails under float16 autocast",
+    severity="crash",
+    symptoms=("value cannot be converted to type *Half without overflow @ modeling_gemma4",),
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0",),
     links=(

@@ -43,6 +43,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4 merges audio features of another dtype than that of its embeddings",
+    severity="crash",
+    symptoms=("expected self and source to have same dtypes @ modeling_gemma4",),
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0,<5.15.0",),
     links=(

@@ -122,6 +122,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's experts overflow float16",
+    severity="silent wrong result",
     targets=(
         "transformers.models.gemma4.modeling_gemma4",
         "transformers.models.diffusion_gemma.modeling_diffusion_gemma",

@@ -86,6 +86,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's text and vision MLPs overflow float16",
+    severity="silent wrong result",
     targets=(
         "transformers.models.gemma4.modeling_gemma4",
         "transformers.models.gemma4_unified.modeling_gemma4_unified",

@@ -51,6 +51,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4 without a cache computes wrong logits where layers share K/V",
+    severity="silent wrong result",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0,<5.5.2",),
     links=(

@@ -96,6 +96,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's patch embedder is packed to 4 bits although nothing asks for it",
+    severity="silent wrong result",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0", "bitsandbytes>=0.46.1"),
     links=(

@@ -70,6 +70,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's patch embedder casts pixels to uint8 when it is packed to 4 bits",
+    severity="silent wrong result",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0,<5.13.0", "bitsandbytes>=0.46.1"),
     links=(

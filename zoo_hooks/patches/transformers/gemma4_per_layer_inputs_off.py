@@ -69,6 +69,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4 without per-layer inputs but with shared K/V raises TypeError",
+    severity="crash",
+    symptoms=("'NoneType' object is not subscriptable @ _maybe_slice_kv_shared_inputs",),
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.23.0",),
     links=(

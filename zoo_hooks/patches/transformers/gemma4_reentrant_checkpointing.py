@@ -75,6 +75,7 @@ def _cosine(one: Any, other: Any) -> Any:
 PATCH = Patch(
     module=__name__,
     title="reentrant checkpointing gives wrong gradients where layers share K/V",
+    severity="silent wrong result",
     targets=(
         "transformers.models.gemma4.modeling_gemma4",
         "transformers.models.gemma4_unified.modeling_gemma4_unified",

@@ -43,6 +43,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4 unified merges audio features of another dtype than that of its embeddings",
+    severity="crash",
+    symptoms=("expected self and source to have same dtypes @ modeling_gemma4_unified",),
     targets=("transformers.models.gemma4_unified.modeling_gemma4_unified",),
     affects=("transformers>=5.10.0,<5.13.0",),
     links=(

@@ -100,6 +100,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4 unified's embedders cast their input to uint8 when they are packed to 4 bits",
+    severity="silent wrong result",
+    symptoms=("mixed dtype (CPU): all inputs must share same datatype @ modeling_gemma4_unified",),
     targets=("transformers.models.gemma4_unified.modeling_gemma4_unified",),
     affects=("transformers>=5.10.0,<5.13.0", "bitsandbytes>=0.46.1"),
     links=(

@@ -140,6 +140,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Gemma-4's vision pooler overflows float16",
+    severity="silent wrong result",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0,<5.10.1",),
     links=(

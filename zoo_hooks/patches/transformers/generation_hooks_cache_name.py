@@ -134,6 +134,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Others' hooks into generate that look up past_key_values find no cache",
+    severity="silent wrong result",
+    symptoms=(
+        "missing 1 required positional argument: 'past_key_values' @ transformers.generation.utils",
+        "KeyError: 'past_key_values' @ transformers.generation.utils",
+    ),
     targets=("transformers.generation.utils", "transformers.modeling_utils"),
     requires=("transformers.generation.utils", "transformers.modeling_utils"),
     affects=("transformers>=5.24.0",),

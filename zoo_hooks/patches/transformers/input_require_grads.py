@@ -101,6 +101,8 @@ def _two_parts(module: ModuleType) -> Any:
 PATCH = Patch(
     module=__name__,
     title="enable_input_require_grads raises on models with a vision tower",
+    severity="crash",
+    symptoms=("@ enable_input_require_grads @ get_input_embeddings",),
     targets=("transformers.modeling_utils",),
     affects=("transformers>=5.0.0rc0,<5.0.0rc2",),
     links=(

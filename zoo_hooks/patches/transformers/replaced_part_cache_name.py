@@ -142,6 +142,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="A part of others that takes past_key_values gets no cache in a model of transformers'",
+    severity="silent wrong result",
     targets=("transformers.generation.utils", "transformers.modeling_layers"),
     requires=("transformers.generation.utils", "transformers.modeling_layers"),
     affects=("transformers>=5.24.0",),

@@ -73,6 +73,7 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="Names inside a path are passed over by the skip list of 4-bit packing",
+    severity="silent wrong result",
     targets=("transformers.quantizers.quantizer_bnb_4bit",),
     affects=("transformers>=5.0.0rc1", "bitsandbytes>=0.46.1"),
     links=(

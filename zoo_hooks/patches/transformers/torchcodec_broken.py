@@ -100,6 +100,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="transformers uses torchcodec when it is installed but cannot be loaded",
+    severity="crash",
+    symptoms=(
+        "Could not load libtorchcodec @ transformers",
+        "Could not load this library @ transformers",
+    ),
     targets=("transformers.audio_utils",),
     affects=("transformers>=4.54.0,<5.23.0", "torchcodec"),
     links=("https://github.com/meta-pytorch/torchcodec/issues/912",),

@@ -107,6 +107,7 @@ class _Touches:
 PATCH = Patch(
     module=__name__,
     title="Trainer runs code that a checkpoint's random state file holds",
+    severity="security",
     targets=("transformers.trainer",),
     affects=("transformers<5.0.0rc3,!=4.51.*",),
     links=(

@@ -104,6 +104,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="training fails on a wandb that is installed but cannot be imported",
+    severity="crash",
+    symptoms=(
+        "@ is_wandb_available @ wandb",
+        "@ transformers.integrations.integration_utils @ wandb.__init__",
+    ),
     targets=("transformers.integrations.integration_utils",),
     affects=("transformers>=4.50.0",),
     links=("https://github.com/huggingface/transformers/pull/39875",),

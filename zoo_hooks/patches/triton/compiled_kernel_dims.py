@@ -126,6 +126,8 @@ def _torch() -> Iterable[str]:
 PATCH = Patch(
     module=__name__,
     title="torch 2.8 and 2.9 read cluster dimensions that kernels of triton 3.6 no longer have",
+    severity="crash",
+    symptoms=("'KernelMetadata' object has no attribute 'cluster_dims'",),
     targets=("triton.compiler.compiler",),
     affects=("triton>=3.6.0", "torch>=2.8.0,<2.10.0"),
     links=(

@@ -87,6 +87,13 @@ def _questions(module: ModuleType) -> dict[str, FunctionType]:
 PATCH = Patch(
     module=__name__,
     title="trl takes every optional package for installed",
+    severity="crash",
+    symptoms=(
+        "No module named 'vllm' @ trl",
+        "No module named 'mergekit' @ trl",
+        "No module named 'weave' @ trl",
+        "No module named 'llm_blender' @ trl",
+    ),
     targets=("trl.import_utils",),
     affects=("trl>=0.16.1,<0.29.0", "transformers>=5.3.0"),
     links=(

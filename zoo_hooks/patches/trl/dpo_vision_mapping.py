@@ -57,6 +57,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="trl's DPO trainer imports a table that transformers 5 no longer has",
+    severity="crash",
+    symptoms=("'MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES' from 'transformers.models.auto.modeling_auto' @ trl",),
     targets=("trl.trainer.dpo_trainer",),
     affects=("trl>=0.16.1,<0.23.0", "transformers>=5.0.0"),
     links=(

@@ -94,6 +94,11 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="TRL up to 0.26 hands vLLM an argument, guided_decoding, that vLLM 0.12 no longer takes",
+    severity="crash",
+    symptoms=(
+        "Unexpected keyword argument 'guided_decoding' @ trl",
+        "Unexpected keyword argument 'truncate_prompt_tokens' @ trl",
+    ),
     targets=(
         "trl.scripts.vllm_serve",
         "trl.trainer.grpo_trainer",

@@ -62,6 +62,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="TRL up to 0.27 imports vLLM's get_open_port from where vLLM 0.14 no longer has it",
+    severity="crash",
+    symptoms=("cannot import name 'get_open_port' from 'vllm.utils' @ trl",),
     targets=("trl.scripts.vllm_serve",),
     affects=("trl>=0.17.0,<0.28.0", "vllm>=0.14.0"),
     links=(

@@ -59,6 +59,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="TRL 0.26 imports a module of vLLM, transformers_utils.tokenizer, that vLLM 0.22 no longer has",
+    severity="crash",
+    symptoms=("No module named 'vllm.transformers_utils.tokenizer' @ trl",),
     targets=("trl",),
     affects=("trl>=0.26.0,<0.27.0", "vllm>=0.22.0"),
     links=(

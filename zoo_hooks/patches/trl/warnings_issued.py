@@ -61,6 +61,8 @@ def canary() -> Figure:
 PATCH = Patch(
     module=__name__,
     title="trl's trainers write to a dictionary that models of transformers no longer have",
+    severity="crash",
+    symptoms=("object has no attribute 'warnings_issued' @ trl",),
     targets=("trl.trainer.utils",),
     affects=("trl>=0.16.1,<0.27.0", "transformers>=5.1.0"),
     links=("https://github.com/unslothai/unsloth/pull/7854",),

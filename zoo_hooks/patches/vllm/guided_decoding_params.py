@@ -84,6 +84,8 @@ def _none_where_empty(new: Any) -> Any:
 PATCH = Patch(
     module=__name__,
     title="TRL up to 0.26 imports vLLM's GuidedDecodingParams, which vLLM 0.12 no longer has",
+    severity="crash",
+    symptoms=("cannot import name 'GuidedDecodingParams' from 'vllm.sampling_params' @ trl",),
     targets=("vllm.sampling_params",),
     affects=("vllm>=0.12.0", "trl>=0.17.0,<0.27.0"),
     links=(
