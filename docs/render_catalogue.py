@@ -1,4 +1,4 @@
-"""Renders the patches as Markdown: the README's table, and the catalogue page of these docs.
+"""Renders the patches as Markdown: the README's table, and the docs' catalogue, a page for each patch.
 
 ``python docs/render_catalogue.py`` prints the table; with ``--write`` it renews all that is made from the
 patches: the table in README.md, the sets of targets, mypy's list of upstreams, and what is generated for the
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import render_atlas
 import render_sources
 
 from zoo_hooks import catalogue
@@ -41,17 +42,23 @@ def table(patches: Iterable[Patch]) -> str:
     return _table(("Patch", "The bug that goes away", "Releases with it"), rows)
 
 
-def page(patches: Iterable[Patch], measured: Atlas) -> str:
-    """The catalogue: the table, then each patch with its case report and verdicts."""
+def pages(patches: Iterable[Patch], measured: Atlas) -> dict[str, str]:
+    """The catalogue, by file: an index with one table, and a page for each patch."""
     patches = list(patches)
-    parts = ["# Catalogue", "All patches of this release. This page is generated from them.", table(patches)]
-    upstream = ""
+    made = {f"catalogue/{patch.id}.md": _entry(patch, measured) for patch in patches}
+    return {"catalogue.md": _index(patches, measured), **made}
+
+
+def _index(patches: list[Patch], measured: Atlas) -> str:
+    rows = []
     for patch in patches:
-        if patch.upstream != upstream:
-            upstream = patch.upstream
-            parts.append(f"## {upstream}")
-        parts.append(_entry(patch, measured))
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+        claims = " ".join(f"`{claim}`" for claim in patch.affects)
+        newest = "".join(row.verdict for row in measured.of(patch.id)[-1:])
+        rows.append((f"[{patch.id}](catalogue/{patch.id}.md)", patch.title, patch.severity, claims, newest))
+    head = ("Patch", "The bug that goes away", "Severity", "Releases with it", "The newest release")
+    text = "All patches of this release. The [atlas](atlas.md) shows them against releases of the libraries."
+    tree = "\n".join(["```{toctree}", ":hidden:", "", *(f"catalogue/{patch.id}" for patch in patches), "```"])
+    return "\n\n".join(("# Catalogue", text, _table(head, rows).strip(), tree)) + "\n"
 
 
 def with_table(readme: str, rendered: str) -> str:
@@ -90,17 +97,22 @@ def faults() -> str:
 
 def write_generated() -> None:
     """Renew what is generated; an unchanged file is not touched, so that Sphinx need not read it again."""
+    patches = list(catalogue.everything())
     texts = {
         "faults.md": faults(),
-        "catalogue.md": page(catalogue.everything(), atlas.read()),
+        **pages(patches, atlas.read()),
+        "generated/atlas.html": render_atlas.grid(patches, atlas.read()),
         "generated/help.txt": _output("--help"),
         "generated/show.txt": _output("show", "transformers/cache-static-zero-shared"),
     }
     for name, text in texts.items():
         file = HERE / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
+    for file in (HERE / "catalogue").rglob("*.md"):
+        if file.relative_to(HERE).as_posix() not in texts:
+            file.unlink()  # the page of a patch that is gone
 
 
 def _output(*arguments: str) -> str:
@@ -124,29 +136,24 @@ def _entry(patch: Patch, measured: Atlas) -> str:
     ]
     if patch.requires:
         facts.insert(4, f"- Waits for {' and '.join(f'`{name}`' for name in patch.requires)}")
-    by_verdict: dict[str, dict[str, list[str]]] = {}
-    for row in measured.of(patch.id):
-        (_, own), *others = row.releases.items()
-        beside = ", ".join(f"{name} {version}" for name, version in others)
-        by_verdict.setdefault(row.verdict, {}).setdefault(own, []).append(beside)
-    rows = [
-        (
-            verdict,
-            "; ".join(
-                f"{own} with {', '.join(beside)}" if any(beside) else own for own, beside in where.items()
-            ),
-        )
-        for verdict, where in by_verdict.items()
+    facts += render_atlas.facts(patch, measured)
+    in_atlas = f'<a href="../../atlas.html#{patch.id}">This patch in the atlas</a>'
+    head, rows = render_atlas.verdicts(patch, measured)
+    parts = [
+        f"# {patch.id}",
+        f"{patch.title}.",
+        "\n".join(facts),
+        in_atlas,
+        _markdown(catalogue.case_report(patch)),
     ]
-    parts = [f"### {patch.id}", f"{patch.title}.", "\n".join(facts), _markdown(catalogue.case_report(patch))]
     if rows:
-        parts += ["#### Verdicts", _table(("The probe says", f"on {patch.upstream}"), rows)]
-    return "\n\n".join(part.strip() for part in parts)
+        parts += ["## Verdicts", _table(head, rows)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _markdown(report: str) -> str:
     """A case report, whose section titles are underlined and whose code blocks follow ``::``."""
-    titled = re.sub(r"^(\w[^\n]*)\n-{3,}$", r"#### \1\n", report, flags=re.MULTILINE)
+    titled = re.sub(r"^(\w[^\n]*)\n-{3,}$", r"## \1\n", report, flags=re.MULTILINE)
     return re.sub(r"::$", ":", titled, flags=re.MULTILINE)
 
 

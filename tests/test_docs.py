@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from pathlib import Path
 
 import pytest
+import render_atlas
+import render_catalogue as renderer
+from packaging.utils import canonicalize_name
 
 from zoo_hooks import OFF_WORDS, catalogue, settings
 from zoo_hooks.model import Status
 from zoo_hooks.releases import retired_by
 from zoo_hooks.tool import atlas, cli
+from zoo_hooks.tool.atlas import Atlas, Seen
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def renderer():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "docs")
-        yield importlib.import_module("render_catalogue")
 
 
 def page(name):
@@ -33,7 +29,7 @@ def forms(text):
     return re.findall(r"ZOO_HOOKS='?([^`'\s]+)", text)
 
 
-def test_what_is_made_from_the_patches_is_as_they_are(renderer):
+def test_what_is_made_from_the_patches_is_as_they_are():
     """The README's table, the sets of targets, mypy's list: one command renews them."""
     patches, sources = catalogue.everything(), renderer.render_sources
     stale = "run: python docs/render_catalogue.py --write"
@@ -95,22 +91,84 @@ def test_a_wrong_form_in_the_readme_would_be_seen(monkeypatch, said):
     assert "no setting and no patch" in said[0]
 
 
-def test_the_catalogue_has_each_patch_with_its_report_and_verdicts(renderer):
-    """Rendered from the records, the docstrings and the recorded verdicts."""
+def test_the_catalogue_has_a_page_for_each_patch_with_its_report_and_verdicts():
+    """Rendered from the records, the docstrings and the recorded verdicts; the index links them all."""
     measured = atlas.read()
-    made = renderer.page(catalogue.everything(), measured)
+    made = renderer.pages(catalogue.everything(), measured)
+    assert set(made) == {"catalogue.md", *(f"catalogue/{patch}.md" for patch in catalogue.ids())}
     for patch in catalogue.everything():
-        _, _, entry = made.partition(f"\n### {patch.id}\n")
-        entry = entry.partition("\n### ")[0]
-        wanted = [patch.title, patch.measures, *patch.affects, *patch.links, *patch.targets]
+        entry = made[f"catalogue/{patch.id}.md"]
+        wanted = [f"# {patch.id}\n", patch.title, patch.measures]
+        wanted += [*patch.affects, *patch.links, *patch.targets]
         wanted += [
             f"Severity: {patch.severity}",
             f"First seen on {atlas.words(measured.first_seen(patch.id))}",
         ]
         wanted += [f"`{end}`" for end in retired_by(patch)]
-        wanted += [f"#### {section}" for section in ("Symptom", "Cause", "Repair", "Verdicts")]
+        wanted += [f"## {section}" for section in ("Symptom", "Cause", "Repair", "Verdicts")]
         wanted += [version for row in measured.of(patch.id) for version in row.releases.values()]
+        wanted += [
+            f"- Newest release measured: {canonicalize_name(patch.upstream)} ",
+            f"atlas.html#{patch.id}",
+        ]
         assert [text for text in wanted if text not in entry] == []
+        assert f"[{patch.id}](catalogue/{patch.id}.md)" in made["catalogue.md"]
+
+
+def seen(verdict, without=None, repaired=None, **releases):
+    return Seen(releases, verdict, without, repaired)
+
+
+@pytest.fixture
+def measured():
+    """Some releases of a patch that needs transformers alone, and of one that needs two libraries."""
+    made = Atlas()
+    made.released["peft"] = {"0.19.0": "2026-04-14", "0.21.2": "2026-11-01"}
+    for row in (
+        seen("FIXED", peft="0.21.2", transformers="5.23.0"),
+        seen("AFFECTED", "8", "0", peft="0.21.2", transformers="5.24.0"),
+        seen("ABSENT", peft="0.19.0"),
+    ):
+        made.put("peft/shadow-cache-dropped", row)
+    made.put("transformers/gemma4-mlp-fp16", seen("AFFECTED", "nan", "0.00051", transformers="5.5.0"))
+    return made
+
+
+def test_a_page_tells_the_figures_and_what_the_newest_release_says(measured):
+    """The newest release stands first, and what releases of the other library share stands in one row."""
+    patch = catalogue.get("peft/shadow-cache-dropped")
+    assert render_atlas.verdicts(patch, measured) == (
+        ("peft", "came out", "with", "the probe says", "without zoo-hooks", "with zoo-hooks"),
+        [
+            ("0.21.2", "2026-11-01", "transformers 5.24.0", "AFFECTED", "`8`", "`0`"),
+            ("0.21.2", "2026-11-01", "transformers 5.23.0", "FIXED", "not run", "not run"),
+            ("0.19.0", "2026-04-14", "alone", "ABSENT", "not run", "not run"),
+        ],
+    )
+    assert render_atlas.facts(patch, measured) == [
+        "- Newest release measured: peft 0.21.2 with transformers 5.24.0, AFFECTED",
+    ]
+
+
+def test_a_cell_of_the_atlas_sums_up_its_pairs(measured):
+    """The worst verdict, how many have it, and its figures; the details list all."""
+    made = render_atlas.grid([catalogue.get("peft/shadow-cache-dropped")], measured)
+    assert (
+        '<td class="AFFECTED some" aria-label="AFFECTED on peft 0.21.2, in 1 of 2 pairs; '
+        'without zoo-hooks 8, with 0" '
+        'data-pairs="AFFECTED (8 without, 0 with): transformers 5.24.0\nFIXED: transformers 5.23.0">✗</td>'
+        '<td class="ABSENT" aria-label="ABSENT on peft 0.19.0">∅</td>'
+    ) in made
+
+
+def test_each_verdict_has_a_colour_a_sign_and_a_meaning():
+    """In the legend, in both colour schemes, and in the order in which a cell chooses."""
+    style = (ROOT / "docs" / "_static" / "atlas.css").read_text(encoding="utf-8")
+    assert set(render_atlas.WORST) == set(render_atlas.MEANING) == set(atlas.VERDICTS)
+    assert len({sign for sign, _ in render_atlas.MEANING.values()}) == len(atlas.VERDICTS)
+    for verdict in atlas.VERDICTS:
+        assert f".{verdict} {{" in style
+        assert style.count(f"--{verdict.lower()}:") == 3
 
 
 def test_every_command_has_a_section(capsys, monkeypatch):
