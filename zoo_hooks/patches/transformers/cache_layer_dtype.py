@@ -7,7 +7,7 @@ does a ``StaticLayer``'s and that of the layers derived from the two.
 
 Cause
 -----
-Up to 5.23.0 such a layer kept the dtype of the first keys that it was given. 5.24.0 keeps that of keys
+From 4.56.0 up to 5.23.0 such a layer kept the dtype of the first keys that it was given. 5.24.0 keeps that of keys
 and of values apart, each in its tensor, and no longer the attribute, without a word of deprecation.
 
 Repair
@@ -38,8 +38,8 @@ class _DtypeOfKeys:
 def probe(module: ModuleType) -> Verdict:
     import torch
 
-    if not hasattr(module, "DynamicLayer"):
-        return Verdict.FIXED  # before 4.54 a cache has no layers
+    if not hasattr(getattr(module, "DynamicLayer", None), "lazy_initialization"):
+        return Verdict.FIXED  # before 4.56 a layer has no dtype to lose, before 4.54 a cache no layers
     layer = module.DynamicLayer()
     layer.update(*torch.zeros(2, 1, 1, 1, 1))
     return Verdict.FIXED if hasattr(layer, "dtype") else Verdict.AFFECTED
@@ -54,8 +54,8 @@ def canary() -> Figure:
     import torch
     from transformers import cache_utils
 
-    if not hasattr(cache_utils, "DynamicLayer"):
-        return Figure("no layers", healthy=True)
+    if not hasattr(getattr(cache_utils, "DynamicLayer", None), "lazy_initialization"):
+        return Figure("no layers with a dtype", healthy=True)
     layer = cache_utils.DynamicLayer()
     layer.update(*torch.zeros(2, 1, 1, 1, 1, dtype=torch.bfloat16))
     return Figure(str(layer.dtype), healthy=layer.dtype == torch.bfloat16)
