@@ -27,7 +27,10 @@ def main() -> int:
     if options.command == "cell":
         return _run(book, [_task(options.requirements)], options.j)
     if options.command == "changed":
-        return _run(book, book.stale(digests_at(options.base) if options.base else None), options.j)
+        before, bad, done = digests_at(options.base) if options.base else None, 0, None
+        while (tasks := list(book.stale(before))) and tasks != done:  # edges move
+            bad, done = bad | _run(book, tasks, options.j), tasks
+        return bad
     since = date.min if options.command == "all" else options.since
     upstreams = getattr(options, "upstreams", None) or list(cells.TABLE)
     return _run(book, book.missing(upstreams, since), options.j) | _run(

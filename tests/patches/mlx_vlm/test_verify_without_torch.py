@@ -21,7 +21,7 @@ def test_verify_ends_well_and_says_what_is_recorded():
         [sys.executable, "-m", "zoo_hooks", "verify", "--json"], capture_output=True, text=True, check=False
     )
     rows = {row["id"]: row["result"] for row in json.loads(run.stdout)["patches"]}
-    mlx = {patch: result for patch, result in rows.items() if patch.startswith("mlx-")}
+    mlx = {patch: result for patch, result in rows.items() if patch.startswith("mlx_")}
     assert len(mlx) == 9
     assert mlx == {patch: RESULTS[recorded(patch)] for patch in mlx}
     assert [patch for patch, result in rows.items() if result.isupper()] == []

@@ -7,8 +7,8 @@ does a ``StaticLayer``'s and that of the layers derived from the two.
 
 Cause
 -----
-From 4.56.0 up to 5.23.0 such a layer kept the dtype of the first keys that it was given. 5.24.0 keeps that of keys
-and of values apart, each in its tensor, and no longer the attribute, without a word of deprecation.
+From 4.56.0 up to 5.23.0 such a layer kept the dtype of the first keys that it was given. 5.24.0 keeps that
+of keys and of values apart, each in its tensor, and no longer the attribute, without a word of deprecation.
 
 Repair
 ------
