@@ -11,7 +11,7 @@ Cause
 -----
 The parameters outside the plan (norms, embeddings) are made replicated DTensors, and the modules that
 hold them get hooks for their inputs and outputs. accelerate takes these hooks from ``ReplicateParallel``,
-which came with transformers 4.53 and went with 5.1.0.
+which came with transformers 4.52.2 and went with 5.1.0.
 
 Repair
 ------
@@ -139,7 +139,7 @@ def _gap_of_prepared() -> float:
     return float((prepared(batch) - plain(batch)).abs().max())
 
 
-WITH_IT = (*(f"4.{minor}" for minor in range(53, 58)), "5.0")
+WITH_IT = ("4.52.2", "4.52.3", "4.52.4", *(f"4.{minor}.*" for minor in range(53, 58)), "5.0.*")
 
 PATCH = Patch(
     module=__name__,
@@ -147,7 +147,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=("cannot import name 'ReplicateParallel' from 'transformers.integrations.tensor_parallel'",),
     targets=("accelerate.accelerator",),
-    affects=("accelerate>=1.10.0", "transformers" + ",".join(f"!={release}.*" for release in WITH_IT)),
+    affects=("accelerate>=1.10.0", "transformers" + ",".join(f"!={release}" for release in WITH_IT)),
     links=("https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/accelerator.py#L1618",),
     measures="largest difference of outputs between a prepared model and a plain one (right: below 1e-5)",
     probe=probe,
