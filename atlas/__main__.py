@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 
@@ -74,6 +75,7 @@ def _task(requirements: list[str]) -> Task:
 def _run(book: Book, tasks: Iterable[Task], jobs: int) -> int:
     """Measure cell by cell, and keep each result at once."""
     bad: list[str] = []
+    known = {patch: [row.releases for row in rows] for patch, rows in book.atlas.patches.items()}
     with ThreadPoolExecutor(jobs) as pool:
         # What was interrupted has each release once before it has pairs.
         ordered = sorted(merged(tasks), key=lambda task: len(task.releases))
@@ -81,14 +83,14 @@ def _run(book: Book, tasks: Iterable[Task], jobs: int) -> int:
         try:
             for number, done in enumerate(as_completed(running), 1):
                 task = running[done]
-                said, wrong = _keep(book, task, done.result())
-                print(
-                    f"{number}/{len(running)} {task}: {'; '.join(said + wrong) or 'nothing new'}", flush=True
-                )
+                wrong = _keep(book, task, done.result())
+                print(f"{number}/{len(running)} {task}: {'; '.join(wrong) or 'done'}", flush=True)
                 bad += wrong
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    for line in news(book, known):
+        print(line)
     return 1 if bad else 0
 
 
@@ -103,31 +105,38 @@ def _measured(book: Book, task: Task) -> dict[str, Seen] | cells.Conflict:
     return measure.with_figures(cell, seen) if task.figures else seen
 
 
-def _keep(book: Book, task: Task, result: dict[str, Seen] | cells.Conflict) -> tuple[list[str], list[str]]:
-    """Write what was seen; returns what of it is news, and what is wrong.
+def _keep(book: Book, task: Task, result: dict[str, Seen] | cells.Conflict) -> list[str]:
+    """Write what was seen; returns what is wrong of it.
 
-    News are bugs that came or went with these releases. Wrong are UNKNOWN and FAILED, and a verdict unlike
-    the one that was recorded for the same releases.
+    That is UNKNOWN and FAILED, and a verdict unlike the one that was recorded for the same releases.
     """
+    wrong = []
     if isinstance(result, cells.Conflict):
         book.atlas.conflicts[pair(task.releases)] = str(result)
-        book.write()
-        return [f"cannot be installed together: {result}"], []
-    news: dict[str, list[str]] = {}
-    wrong = []
+        result = {}
     for patch, row in result.items():
         recorded = [one.verdict for one in book.atlas.of(patch) if one.releases == row.releases]
         book.atlas.put(patch, row)
-        rows = book.atlas.of(patch)
-        earlier = rows[rows.index(row) - 1].verdict if rows[0] is not row else "ABSENT"
         if row.verdict in ("UNKNOWN", "FAILED"):
             wrong.append(f"{patch} is {row.verdict}")
         elif recorded and recorded != [row.verdict]:
             wrong.append(f"{patch} is {row.verdict}, not {recorded[0]}")
-        elif not recorded and "AFFECTED" in (row.verdict, earlier) and row.verdict != earlier:
-            news.setdefault("came" if row.verdict == "AFFECTED" else "went", []).append(patch)
     book.write()
-    return [f"{kind}: {', '.join(patches)}" for kind, patches in news.items()], wrong
+    return wrong
+
+
+def news(book: Book, known: dict[str, list[dict[str, str]]]) -> Iterator[str]:
+    """A line for each set of releases, of those not known before, with which bugs came or went."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for patch, rows in book.atlas.patches.items():
+        for earlier, row in itertools.pairwise(rows):
+            changes = earlier.verdict != row.verdict and "AFFECTED" in (earlier.verdict, row.verdict)
+            if changes and row.releases not in known.get(patch, []):
+                kind = "came" if row.verdict == "AFFECTED" else "went"
+                found.setdefault(pair(row.releases), {}).setdefault(kind, []).append(patch)
+    for releases, kinds in found.items():
+        for kind, patches in kinds.items():
+            yield f"{releases}: {kind} {', '.join(patches)}"
 
 
 if __name__ == "__main__":

@@ -158,7 +158,8 @@ def test_releases_that_cannot_be_installed_together_are_recorded_with_the_reason
     """And are not tried again."""
     task = next(task for task in book.missing(["peft"], date.min) if len(task.releases) > 1)
     said = command._keep(book, task, cells.Conflict("peft 0.19.0 needs transformers<5"))
-    assert said == (["cannot be installed together: peft 0.19.0 needs transformers<5"], [])
+    assert said == []
+    assert list(book.atlas.conflicts.values()) == ["peft 0.19.0 needs transformers<5"]
     assert str(task) not in map(str, book.missing(["peft"], date.min))
 
 
@@ -206,11 +207,14 @@ def test_a_new_release_says_what_came_and_what_went(book):
     }
     old, new = {"transformers": "5.0.0"}, {"transformers": "5.5.0"}
     command._keep(book, books.Task(old, []), {p: Seen(old, before) for p, (before, _) in verdicts.items()})
-    said = command._keep(book, books.Task(new, []), {p: Seen(new, now) for p, (_, now) in verdicts.items()})
-    assert said == (
-        ["came: transformers/wandb-broken", "went: transformers/trainer-rng-state"],
-        ["transformers/input-require-grads is UNKNOWN"],
-    )
+    known = {key: [old] for key in verdicts}
+    wrong = command._keep(book, books.Task(new, []), {p: Seen(new, now) for p, (_, now) in verdicts.items()})
+    assert wrong == ["transformers/input-require-grads is UNKNOWN"]
+    assert list(command.news(book, known)) == [
+        "transformers 5.5.0: came transformers/wandb-broken",
+        "transformers 5.5.0: went transformers/trainer-rng-state",
+    ]
+    assert list(command.news(book, {key: [old, new] for key in verdicts})) == []
 
 
 @pytest.mark.parametrize("word", ["transformers", "transformers>=5,<6", "five"])
