@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import textwrap
@@ -22,6 +23,7 @@ from zoo_hooks.tool import atlas, survey
 HERE = Path(__file__).parent
 hypothesis.settings.register_profile("untimed", deadline=None)  # machines are busy
 hypothesis.settings.load_profile("untimed")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 ATLAS = atlas.read()
 """What was measured on real releases: the one place where verdicts stand."""
 
