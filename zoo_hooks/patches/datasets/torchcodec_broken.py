@@ -97,7 +97,7 @@ PATCH = Patch(
         "Could not load this library @ datasets.features",
     ),
     targets=("datasets.features.video",),
-    affects=("datasets>=4.3.0", "torchcodec"),
+    affects=("datasets>=4.0.0", "torchcodec"),
     links=(
         "https://github.com/huggingface/datasets/issues/7707",
         "https://github.com/meta-pytorch/torchcodec/issues/912",
