@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / ".tox" / "base"
-CELLS = ROOT / ".tox" / "atlas"
+CELLS = ROOT / ".tox" / "cells"
 UV = Path(sys.executable).with_name("uv")
 TABLE: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cells.toml").read_text())
 FROM_BASE = ("accelerate", "bitsandbytes", "numpy", "torch", "triton")
