@@ -57,7 +57,7 @@ ImportError: cannot import name 'GuidedDecodingParams' from 'vllm.sampling_param
         "https://github.com/modelscope/ms-swift/issues/9343",
         """
 RuntimeError: Failed to import trl.trainer.dpo_trainer because of the following error (look up to see its traceback):
-cannot import name 'MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES' from 'transformers.models.auto.modeling_auto' (/root/venv/lib/python3.10/site-packages/transformers/models/auto/modeling_auto.py)
+cannot import name 'MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES' from 'transformers.models.auto.modeling_auto' (/home/user/venv/lib/python3.10/site-packages/transformers/models/auto/modeling_auto.py)
 """,
         "trl/dpo-vision-mapping",
     ),
