@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import tomllib
+import uv
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / ".tox" / "base"
 CELLS = ROOT / ".tox" / "cells"
-UV = Path(sys.executable).with_name("uv")
+UV = uv.find_uv_bin()
 TABLE: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cells.toml").read_text())
 FROM_BASE = ("accelerate", "bitsandbytes", "numpy", "torch", "triton")
 """What cells take from the base, unless they are about it: it is large, or built for what is there."""
@@ -35,7 +36,7 @@ def python(releases: Mapping[str, str], day: date) -> Path:
     interpreter = cell / "bin" / "python"
     if (cell / "built").exists():
         return interpreter
-    pins = _resolved(releases, day)
+    pins = resolved([f"{name}=={version}" for name, version in releases.items()], day)
     _run(UV, "venv", "--quiet", "--clear", "--python", BASE / "bin" / "python", cell)
     (site,) = cell.glob("lib/python*/site-packages")
     (base,) = BASE.glob("lib/python*/site-packages")
@@ -45,14 +46,15 @@ def python(releases: Mapping[str, str], day: date) -> Path:
     return interpreter
 
 
-def _resolved(releases: Mapping[str, str], day: date) -> list[str]:
-    """Requirements of all that the cell has to have itself."""
-    wishes = [f"{name}=={version}" for name, version in releases.items()]
-    without = set(FROM_BASE) - set(releases)
-    for name in releases:
+def resolved(requirements: Iterable[str], day: date) -> list[str]:
+    """Pins of all that an environment over the base has to have itself; Conflict if there is no such set."""
+    wishes = list(requirements)
+    named = [canonicalize_name(Requirement(wish).name) for wish in wishes]
+    without = set(FROM_BASE).difference(named)
+    for name in named:
         row = TABLE.get(name, {})
-        wishes += row.get("with", [])
-        without |= set(row.get("without", []))
+        wishes += [more for more in row.get("with", []) if Requirement(more).name not in named]
+        without.update(row.get("without", []))
     try:
         said = _run(
             UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", BASE / "bin/python",

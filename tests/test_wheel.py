@@ -103,10 +103,10 @@ def test_the_wheel_holds_the_package_and_the_start_up_files_only(wheel: Path):
 
 
 def test_the_sdist_holds_the_project(sdist: Path, tmp_path: Path):
-    """The source archive is the package, its tests, docs and benchmarks, and the files around them."""
+    """The source archive is the package, its tests, docs, benchmarks and tools, and the files around them."""
     expected = tree(
-        "zoo_hooks", "tests", "docs", "benchmarks", "hooks.pth", "hooks.start", "pyproject.toml", "tox.ini",
-        "README.md", "CHANGELOG.md", "LICENSE", ".gitignore",
+        "zoo_hooks", "tests", "docs", "benchmarks", "atlas", "hooks.pth", "hooks.start", "pyproject.toml",
+        "tox.ini", "toxfile.py", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore",
     )  # fmt: skip
 
     root = unpack(sdist, tmp_path)
