@@ -80,7 +80,7 @@ def _is_absent(patch: str, reason: str) -> bool:
     """Tell whether a patch is pending for a module that this release of an upstream does not have."""
     record = catalogue.get(patch)
     roots = "|".join({module.partition(".")[0] for module in (*record.targets, *record.requires)})
-    return bool(re.search(rf"No module named '({roots})\b|waits for", reason))
+    return bool(re.search(rf"No module named '({roots})\b|waits for|({roots}) \S+ has no ", reason))
 
 
 def _versions(cell: Path) -> tuple[str, dict[str, str]]:

@@ -20,7 +20,7 @@ import render_sources
 
 from zoo_hooks import catalogue
 from zoo_hooks.model import Patch
-from zoo_hooks.releases import retired_by
+from zoo_hooks.releases import fixed_in
 from zoo_hooks.tool import atlas, cli
 from zoo_hooks.tool.atlas import Atlas
 
@@ -124,11 +124,11 @@ def _output(*arguments: str) -> str:
 
 def _entry(patch: Patch, measured: Atlas) -> str:
     first = measured.first_seen(patch.id)
-    retired = " or ".join(f"`{end}`" for end in retired_by(patch)) or "no release yet"
+    retired = " or ".join(f"`{end}`" for end in fixed_in(patch)) or "no release yet"
     facts = [
         f"- Severity: {patch.severity}",
         f"- Releases with it: {' '.join(f'`{claim}`' for claim in patch.affects)}",
-        f"- First seen on {atlas.words(first) if first else 'no release yet'}; retired by {retired}",
+        f"- First seen on {atlas.words(first) if first else 'no release yet'}; fixed in {retired}",
         f"- Repaired when {' or '.join(f'`{target}`' for target in patch.targets)} is imported"
         + (", before its body runs" if patch.when == "before" else ""),
         f"- What is measured: {patch.measures}",

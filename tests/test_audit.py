@@ -217,7 +217,7 @@ def test_json_has_what_was_asked_what_was_found_and_on_what_it_rests(capsys):
     assert told["schema"] == 1
     assert told["releases"]["peft"] == "0.19.1"
     keys = {"id", "title", "severity", "links", "verdict", "releases", "measured", "seen", "claimed", "exact",
-            "repaired", "trouble", "ended_by"}  # fmt: skip
+            "repaired", "trouble", "fixed_in"}  # fmt: skip
     assert all(bug.keys() == keys for bug in told["bugs"])
     assert {one["verdict"] for one in told["others"]} <= {"FIXED", "ABSENT", "UNKNOWN"}
 

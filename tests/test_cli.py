@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,12 +55,55 @@ EAGER = BODY.replace("healthy=value == 2", "healthy=True")
 @pytest.mark.usefixtures("affected")
 def test_status_shows_each_patch_with_version_status_and_reason(run):
     """Found by importing the target in a child; readable when piped."""
-    done = run("status")
+    done = run("status", "fake", "cache-static-zero-shared", COLUMNS="200")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("fake/bug"))
-    assert line.split() == ["fake/bug", "1.5", "APPLIED", "value", "is", "1", "fake>=2"]
+    assert line.split() == ["fake/bug", "APPLIED", "1.5", "value", "is", "1", "fake>=2"]
     assert "transformers/cache-static-zero-shared" in done.stdout
+
+
+@pytest.mark.usefixtures("affected")
+def test_status_begins_with_the_answer_and_shows_what_needs_eyes(run, zoo):
+    """What is not needed is shown on request, and what is not installed only by its name."""
+    zoo.patch("fake.core", name="another", source=BODY.replace("module.value == 1", "module.value == 7"))
+    done, whole = run("status"), run("status", "--all")
+    first = done.stdout.splitlines()[0]
+    assert re.match(r"[1-9] repaired, [1-9] not needed, 0 failed", first)
+    assert "are for libraries that are not installed" in first
+    shown = [line.split()[0] for line in done.stdout.splitlines() if "/" in line.partition(" ")[0]]
+    assert "fake/bug" in shown
+    assert "fake/another" not in shown
+    assert re.search(r"\n--all shows [1-9] more\n$", done.stdout)
+    assert "fake/another" in whole.stdout
+    assert "transformers/" not in whole.stdout
+
+
+@pytest.mark.usefixtures("affected")
+def test_in_a_narrow_window_details_stand_under_their_headline(run):
+    """No cell is folded, and no line is longer than the window."""
+    narrow = run("status", "bug", COLUMNS="60").stdout.splitlines()
+    assert "fake/bug  APPLIED  1.5" in narrow
+    assert "    value is 1; fixed in: fake>=2" in narrow
+    assert max(map(len, run("list", COLUMNS="60").stdout.splitlines())) <= 60
+
+
+def test_status_of_one_patch_imports_only_its_targets(run, zoo):
+    """Another target, which ends the process, is left alone."""
+    zoo.module("fake.core")
+    zoo.module("fake.deadly", "import os\nos._exit(7)\n")
+    zoo.patch("fake.core")
+    zoo.patch("fake.deadly", name="other")
+    (row,) = json.loads(run("status", "bug", "--json").stdout)["patches"]
+    assert row["status"] == "APPLIED"
+
+
+@pytest.mark.usefixtures("affected")
+def test_status_says_which_module_a_release_does_not_have(run, zoo):
+    """In words, not as the error of an import."""
+    zoo.patch("fake.later", name="later")
+    (row,) = json.loads(run("status", "later", "--json").stdout)["patches"]
+    assert (row["status"], row["reason"]) == ("PENDING", "fake 1.5 has no fake.later")
 
 
 @pytest.mark.usefixtures("affected")
@@ -70,11 +114,11 @@ def test_status_as_json_and_for_one_patch(run):
     assert told["misfits"] == []
     (row,) = told["patches"]
     assert (row["id"], row["version"], row["status"]) == ("fake/bug", "1.5", "APPLIED")
-    assert row["retired_by"] == ["fake>=2"]
+    assert row["fixed_in"] == ["fake>=2"]
 
 
 @pytest.mark.parametrize(
-    ("affects", "retired_by", "told"),
+    ("affects", "fixed_in", "told"),
     [
         (("fake>=1", "zoo-other<3"), ["zoo-other>=3"], "zoo-other>=3"),
         (("fake<2", "zoo-other<3"), ["fake>=2", "zoo-other>=3"], "fake>=2 or zoo-other>=3"),
@@ -83,7 +127,7 @@ def test_status_as_json_and_for_one_patch(run):
     ],
     ids=["other-behind", "both-behind", "open", "upgraded-already"],
 )
-def test_status_says_which_side_of_a_pair_is_behind(run, zoo, affects, retired_by, told):
+def test_status_says_which_side_of_a_pair_is_behind(run, zoo, affects, fixed_in, told):
     """And which upgrade retires the patch; one that is there already is not asked for."""
     info = zoo.folder / "site" / "zoo_other-2.0.dist-info"
     info.mkdir()
@@ -95,9 +139,10 @@ def test_status_says_which_side_of_a_pair_is_behind(run, zoo, affects, retired_b
     pair = pair.replace('("fake<2",)', f"{affects!r}, requires=('fake.core', 'zoo_other.core')")
     zoo.patch("fake.core", source=pair)
     (row,) = json.loads(run("status", "bug", "--json").stdout)["patches"]
-    assert (row["status"], row["retired_by"]) == ("APPLIED", retired_by)
-    line = next(line for line in run("status", "bug").stdout.splitlines() if line.startswith("fake/bug"))
-    assert line.split() == ["fake/bug", "1.5", "APPLIED", "value", "is", "1", *told.split()]
+    assert (row["status"], row["fixed_in"]) == ("APPLIED", fixed_in)
+    wide = run("status", "bug", COLUMNS="200").stdout
+    line = next(line for line in wide.splitlines() if line.startswith("fake/bug"))
+    assert line.split() == ["fake/bug", "APPLIED", "1.5", "value", "is", "1", *told.split()]
 
 
 @pytest.mark.usefixtures("affected")
@@ -140,8 +185,10 @@ def test_verify_shows_the_figure_without_and_with(run):
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["patches"]
     assert (row["without"], row["with"], row["result"]) == (1, 2, "repaired")
-    line = next(line for line in run("verify", "bug").stdout.splitlines() if line.startswith("fake/bug"))
-    assert line.split() == ["fake/bug", "the", "value", "(right:", "2)", "1", "2", "repaired"]
+    said = run("verify", "bug", COLUMNS="200").stdout.splitlines()
+    assert said[0].startswith("1 repaired, 0 not needed, 0 failed; ")
+    line = next(line for line in said if line.startswith("fake/bug"))
+    assert line.split() == ["fake/bug", "repaired", "1", "2", "the", "value", "(expected:", "2)"]
 
 
 def test_verify_of_a_right_release_says_that_nothing_is_needed(run, zoo):
@@ -219,22 +266,60 @@ def test_check_is_for_ci(run, zoo, source, status):
     done = run("check", "bug")
     assert done.returncode == status
     assert ("bug" in done.stdout) == bool(status)
-    assert done.stdout.endswith(f"1 patches, {status} FAILED, UNKNOWN or OVERWRITTEN\n")
-    assert run("check", "bug", "--json").returncode == status
+    assert done.stdout.startswith(f"{1 - status} repaired, 0 not needed, {int(source == RAISING)} failed")
+    told = run("check", "bug", "--json")
+    assert told.returncode == status
+    assert json.loads(told.stdout)["counts"]["applied"] == 1 - status
+    assert json.loads(told.stdout)["versions"]["fake"] == "1.5"
+
+
+@pytest.mark.usefixtures("affected")
+def test_check_requires_what_it_is_told_to(run, zoo):
+    """Exit status 1 where a required patch is not applied, with the reason."""
+    zoo.patch("fake.later", name="later")
+    assert run("check", "--require", "fake/bug").returncode == 0
+    done = run("check", "bug", "--require", "later")
+    assert done.returncode == 1
+    assert done.stderr == "zoo-hooks: fake/later is PENDING: fake 1.5 has no fake.later\n"
+
+
+def test_check_says_that_nothing_applies_here(run, zoo):
+    """Rather than that nothing failed."""
+    zoo.patch("absent.core")
+    done = run("check", "absent")
+    assert done.stdout == "0 of 1 apply here: none of absent is installed\n"
+    assert done.returncode == 0
 
 
 @pytest.mark.usefixtures("affected")
 def test_list_and_show_give_the_record(run):
     """Severity, the releases that are claimed and measured, the links and the case report."""
-    line = next(line for line in run("list").stdout.splitlines() if line.startswith("fake/bug"))
+    listed = run("list", COLUMNS="250").stdout.splitlines()
+    line = next(line for line in listed if line.startswith("fake/bug"))
     assert line.split() == ["fake/bug", "crash", "value", "is", "1", "never", "measured", "fake>=2"]
     told = json.loads(run("list", "--json").stdout)
     records = {record["id"]: record for record in told["patches"]}
     assert records["fake/bug"]["targets"] == ["fake.core"]
     shown = run("show", "bug").stdout
-    for part in ("https://example.org/1", "installed  1.5", "Symptom\n-------", "Repair\n------"):
+    for part in (
+        "https://example.org/1",
+        "here: fake 1.5: affected; the hooks repair it",
+        "Symptom\n-------",
+        "Repair\n------",
+    ):
         assert part in shown
     assert json.loads(run("show", "bug", "--json").stdout) == {"schema": 1} | records["fake/bug"]
+
+
+@pytest.mark.usefixtures("affected")
+def test_ids_may_be_patterns_in_any_case_and_several(run, zoo):
+    """For all commands; list takes a library too."""
+    zoo.patch("fake.core", name="another_one")
+    for words in (["FAKE/*"], ["fake_bug".replace("_", "/"), "Another_One"], ["--upstream", "fake"]):
+        told = json.loads(run("list", *words, "--json").stdout)["patches"]
+        assert {record["id"] for record in told} == {"fake/bug", "fake/another-one"}, words
+    shown = run("show", "bug", "another-one").stdout
+    assert shown.index("fake/bug: value is 1") < shown.index("fake/another-one: value is 1")
 
 
 def test_severity_first_seen_and_retired_stand_in_list_show_and_json(run):
@@ -247,7 +332,7 @@ def test_severity_first_seen_and_retired_stand_in_list_show_and_json(run):
     record = json.loads(run("show", patch, "--json").stdout)
     assert record["severity"] == "crash"
     assert record["first_seen"] == {"peft": "0.17.1", "transformers": "5.0.0"}
-    assert record["retired_by"] == ["peft>=0.18.0"]
+    assert record["fixed_in"] == ["peft>=0.18.0"]
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "list", "check"])
@@ -271,9 +356,10 @@ def test_a_wrong_id_gets_a_suggestion_and_exit_status_2(run, command):
 
 
 def test_a_wrong_command_names_the_valid_ones(run):
-    """argparse's own message and exit status 2."""
+    """And the nearest; exit status 2."""
     done = run("stauts")
     assert done.returncode == 2
+    assert "there is no command 'stauts'; did you mean status?" in done.stderr
     for command in ("status", "verify", "list", "show", "check"):
         assert command in done.stderr
 
@@ -308,7 +394,61 @@ def test_the_off_switch_is_told_of(run):
     """With ZOO_HOOKS=0 in the shell, status says so."""
     done = run("status", ZOO_HOOKS="0")
     assert "ZOO_HOOKS switches everything off" in done.stderr
-    assert "SKIPPED" in done.stdout
+    assert re.search("[1-9] switched off", done.stdout)
+    assert "SKIPPED" in run("status", "--all", ZOO_HOOKS="0").stdout
+
+
+def test_without_a_command_the_state_and_the_commands_are_told(run):
+    """In an environment without the start-up file, too; exit status 0."""
+    done = run()
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"zoo-hooks {zoo_hooks.__version__}: ")
+    assert "active in every Python process" in done.stdout.splitlines()[0]
+    assert "  doctor " in done.stdout
+    assert "ZOO_HOOKS switches everything off" in run(ZOO_HOOKS="0").stdout.splitlines()[0]
+
+
+@pytest.mark.usefixtures("affected")
+def test_env_is_a_block_for_an_issue(run):
+    """Versions, settings, and what is repaired by what was measured or claimed."""
+    said = run("env", ZOO_HOOKS_STRICT="1").stdout
+    for line in (f"zoo-hooks {zoo_hooks.__version__}, active: yes", "ZOO_HOOKS_STRICT: 1", "fake 1.5"):
+        assert line in said.splitlines()
+    assert "fake/bug" in said
+    told = json.loads(run("env", "--json").stdout)
+    assert (told["versions"]["fake"], "fake/bug" in told["repaired"]) == ("1.5", True)
+
+
+def test_doctor_says_whether_a_python_is_repaired_and_why_not(run, tmp_path):
+    """This one, one that has no zoo-hooks, one that is none."""
+    done = run("doctor")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "this Python: the hooks are active")
+    assert "sitecustomize.py" in done.stdout
+    off = run("doctor", ZOO_HOOKS="0")
+    assert off.returncode == 1
+    assert "ZOO_HOOKS switches everything off" in off.stdout
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    bare = run("doctor", "--python", str(next(tmp_path.glob("bare/[Bb]*/python*"))), PYTHONPATH="")
+    assert bare.returncode == 1
+    assert "zoo-hooks is not installed in the environment of" in bare.stdout
+    none = run("doctor", "--python", "no-such-python")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "no-such-python does not answer" in none.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_doctor_looks_at_a_process_without_touching_it(run):
+    """With the settings that the process has, not those of the shell."""
+    for off in ("0", "1"):
+        with subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"ZOO_HOOKS": off}
+        ) as process:
+            said = run("doctor", "--pid", str(process.pid))
+            process.kill()
+        assert ("ZOO_HOOKS switches everything off" in said.stdout) == (off == "0"), said
+        assert said.stdout.startswith(f"process {process.pid}: ")
+    gone = run("doctor", "--pid", "999999999")
+    assert (gone.returncode, gone.stdout) == (2, "")
 
 
 def test_the_version_is_the_packages(run):

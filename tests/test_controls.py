@@ -335,18 +335,22 @@ def test_a_wrong_id_names_the_near_ones(zoo, call):
 
 
 def test_the_report_is_a_table_and_an_html_table(zoo):
-    """One row for each patch, plain without colour; HTML is escaped."""
+    """The summary, and what needs eyes; plain without colour, HTML escaped, with links and colours."""
     code = """
         import fake.core
         report = zoo_hooks.report()
         print(report)
         print(report._repr_html_())
+        print(len(report), len(list(report)), report.summary() == str(report).splitlines()[0])
     """
     said = zoo.run(code)
     assert "\x1b" not in said
     line = next(line for line in said.splitlines() if line.startswith("fake/bug"))
-    assert line.split()[:3] == ["fake/bug", "no", "APPLIED"]
-    assert "<td>fake/bug</td><td>no</td><td>APPLIED</td><td>value is 1</td>" in said
+    assert line.split()[:3] == ["fake/bug", "APPLIED", "no"]
+    assert '<a href="https://example.org/1">fake/bug</a>' in said
+    assert said.count("<tr>") == 2
+    assert "#1a7f37" in said
+    assert re.search(r"^(\d+) \1 True$", said, flags=re.MULTILINE)
 
 
 def test_the_fingerprint_names_what_is_applied(zoo):

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from zoo_hooks import OFF_WORDS, catalogue, settings
 from zoo_hooks.model import Status
-from zoo_hooks.releases import retired_by
+from zoo_hooks.releases import fixed_in
 from zoo_hooks.tool import atlas, cli
 from zoo_hooks.tool.atlas import Atlas, Seen
 
@@ -104,7 +104,7 @@ def test_the_catalogue_has_a_page_for_each_patch_with_its_report_and_verdicts():
             f"Severity: {patch.severity}",
             f"First seen on {atlas.words(measured.first_seen(patch.id))}",
         ]
-        wanted += [f"`{end}`" for end in retired_by(patch)]
+        wanted += [f"`{end}`" for end in fixed_in(patch)]
         wanted += [f"## {section}" for section in ("Symptom", "Cause", "Repair", "Verdicts")]
         wanted += [version for row in measured.of(patch.id) for version in row.releases.values()]
         wanted += [

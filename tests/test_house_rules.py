@@ -106,7 +106,7 @@ def test_the_record_is_complete(patch):
     """Title, measure, links and a claim that packaging can read."""
     assert patch.title
     assert len(patch.title) <= 100
-    assert "right:" in patch.measures
+    assert "expected:" in patch.measures
     assert patch.links
     assert all(link.startswith("https://") for link in patch.links)
     assert {Requirement(claim).name for claim in patch.affects} >= {patch.upstream.replace("_", "-")}
@@ -232,7 +232,7 @@ def test_the_verdict_on_real_releases_is_recorded_on_both_sides(patch):
     verdicts = {verdict for _, verdict in seen(patch)}
     assert "FAILED" not in verdicts
     assert "AFFECTED" in verdicts
-    assert "FIXED" in verdicts or not releases.retired_by(patch)
+    assert "FIXED" in verdicts or not releases.fixed_in(patch)
 
 
 @every_patch

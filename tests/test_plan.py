@@ -139,12 +139,12 @@ def test_the_command_compares_a_lock_file_with_an_upgrade(capsys):
     assert told["from"]["transformers"] == "5.5.0"
     assert told["to"]["transformers"] == "5.24.0"
     assert {"takes_away", "brings", "keeps"} <= told.keys()
-    assert all(bug["ended_by"] is not None for bug in told["brings"])
+    assert all(bug["fixed_in"] is not None for bug in told["brings"])
 
 
 @pytest.mark.usefixtures("real")
 def test_an_upgrade_to_the_newest_release_brings_bugs(capsys):
-    """What ``retired by`` alone never says."""
+    """What ``fixed in`` alone never says."""
     cli.main(["plan", "-r", str(HERE / "locks" / "pip-compile" / "requirements.txt"), "transformers==5.24.0",
               "--json"])  # fmt: skip
     brought = {bug["id"] for bug in json.loads(capsys.readouterr().out)["brings"]}

@@ -40,14 +40,14 @@ def installed(tmp_path, monkeypatch):
 )
 def test_the_upper_ends_of_a_claim_are_what_retires_it(affects, expected):
     """The side that has one is behind; a bug that is open in the newest has none."""
-    assert releases.retired_by(replace(SOME, affects=tuple(affects))) == expected
+    assert releases.fixed_in(replace(SOME, affects=tuple(affects))) == expected
 
 
 @pytest.mark.parametrize("patch", catalogue.everything(), ids=lambda patch: patch.id)
 def test_no_release_that_retires_a_patch_is_within_its_claim(patch):
     """Whatever an upgrade names lies outside of what the patch is for."""
     claims = {claim.name: claim.specifier for claim in map(Requirement, patch.affects)}
-    for upgrade in map(Requirement, releases.retired_by(patch)):
+    for upgrade in map(Requirement, releases.fixed_in(patch)):
         (bound,) = upgrade.specifier
         if bound.operator == ">=" and upgrade.name in claims:
             assert not claims[upgrade.name].contains(bound.version, prereleases=True)

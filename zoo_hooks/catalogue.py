@@ -103,7 +103,7 @@ def named(word: str) -> list[str]:
 
     UnknownPatch if there is none, or if the second half of an id alone stands for several.
     """
-    upstream, slash, bug = word.rpartition("/")
+    upstream, slash, bug = word.lower().rpartition("/")
     upstream, bug = upstream.replace("-", "_"), bug.replace("_", "-")
     if not slash and bug.replace("-", "_") in upstreams():
         upstream, slash, bug = bug.replace("-", "_"), "/", "*"

@@ -25,7 +25,7 @@ def claimed_upstreams(patch: Patch) -> set[str]:
     return {Requirement(claim).name for claim in patch.affects}
 
 
-def retired_by(patch: Patch) -> list[str]:
+def fixed_in(patch: Patch) -> list[str]:
     """Requirements, such as ``trl>=0.27.0``, each of which makes the patch needless by itself.
 
     They are the upper ends of the claim: the side of a pair that has one is the side that is behind.

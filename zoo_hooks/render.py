@@ -1,14 +1,17 @@
-"""Tables for people: on a terminal, in a pipe, in a notebook."""
+"""Answers for people: on a terminal, in a pipe, in a notebook."""
 
 from __future__ import annotations
 
 import io
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,40 +21,80 @@ STYLES = {
     "APPLIED": "green",
     "DRY_RUN": "cyan",
     "FAILED": "bold red",
+    "OVERWRITTEN": "bold yellow",
     "UNKNOWN": "bold yellow",
     "PENDING": "dim",
     "SKIPPED": "dim",
     "repaired": "green",
     "not needed": "dim",
+    "DOES NOT HOLD": "bold red",
+    "NO SYMPTOM": "bold red",
 }
+WORDS = {
+    "APPLIED": "repaired",
+    "NOT_NEEDED": "not needed",
+    "FAILED": "failed",
+    "UNKNOWN": "unknown",
+    "OVERWRITTEN": "overwritten",
+    "DRY_RUN": "would be repaired",
+    "SKIPPED": "switched off",
+    "PENDING": "not imported",
+}
+"""Statuses in a sentence; the first three are always told."""
+ALWAYS = 3
+ATTENTION = ("FAILED", "UNKNOWN", "OVERWRITTEN")
 ACTIVE = ("APPLIED", "DRY_RUN")
+WIDE = 140
+"""Columns that a table needs to fold few cells; in a narrower window details stand under their headline."""
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    """A table whose cells take the style of the status that they name."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, column in enumerate(columns):
-        made.add_column(column, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        made.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
-    return made
+class Grid(NamedTuple):
+    """Records; the first ``heads`` of their columns make the headline of each where a table has no room."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    heads: int = 2
 
 
-def status_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Rows of a report."""
-    return table(
-        ("patch", "installed", "status", "why", "retired by"),
-        (
+def statuses(rows: Iterable[Mapping[str, Any]]) -> Grid:
+    """Rows of a report, those that need attention first, then what is repaired."""
+    order = (*ATTENTION, *ACTIVE)
+    chosen = sorted(
+        rows, key=lambda row: order.index(row["status"]) if row["status"] in order else len(order)
+    )
+    return Grid(
+        ("patch", "status", "installed", "why", "fixed in"),
+        [
             (
                 row["id"],
-                row["version"] or "no",
                 row["status"],
+                row["version"] or "no",
                 row["reason"] + (" (late: imported before zoo-hooks)" if row["late"] else ""),
-                _upgrades(row["retired_by"]) if row["status"] in ACTIVE else "",
+                _upgrades(row["fixed_in"]) if row["status"] in ACTIVE else "",
             )
-            for row in rows
-        ),
+            for row in chosen
+        ],
+        heads=3,
     )
+
+
+def counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many patches have each status, and of how many a library is not installed."""
+    found = Counter("not_installed" if row["missing"] else row["status"].lower() for row in rows)
+    return {name.lower(): found[name.lower()] for name in WORDS} | {"not_installed": found["not_installed"]}
+
+
+def summary(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The answer in one line: ``11 repaired, 7 not needed, 0 failed; 38 are for libraries that are ...``."""
+    found = counts(rows)
+    absent = found.pop("not_installed")
+    words = [
+        f"{found[name.lower()]} {word}"
+        for place, (name, word) in enumerate(WORDS.items())
+        if place < ALWAYS or found[name.lower()]
+    ]
+    elsewhere = f"; {absent} {'is' if absent == 1 else 'are'} for libraries that are not installed"
+    return ", ".join(words) + (elsewhere if absent else "")
 
 
 def _upgrades(names: Iterable[str]) -> str:
@@ -60,10 +103,33 @@ def _upgrades(names: Iterable[str]) -> str:
     return " or ".join(seen) or "no release yet"
 
 
-def text(made: Table, width: int = 120) -> str:
-    """The table as plain text, ``width`` columns at most."""
+def drawn(grid: Grid, width: int) -> RenderableType:
+    """A table, or where that has no room one record under the other."""
+    if width < WIDE:
+        return Group(*_records(grid))
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, column in enumerate(grid.columns):
+        made.add_column(column, overflow="fold", no_wrap=number < grid.heads)
+    for row in grid.rows:
+        made.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+    return made
+
+
+def _records(grid: Grid) -> Iterator[RenderableType]:
+    for row in grid.rows:
+        yield Text("  ").join(Text(cell, STYLES.get(cell, "bold")) for cell in row[: grid.heads] if cell)
+        pairs = zip(grid.columns[grid.heads :], row[grid.heads :], strict=True)
+        details = [
+            cell if column in ("why", "bug") else f"{column}: {cell}" for column, cell in pairs if cell
+        ]
+        yield Padding(Text("; ".join(details)), (0, 0, 0, 4))
+
+
+def text(grid: Grid, width: int | None = None) -> str:
+    """The records as plain text; ``width`` columns at most, by default those of the window, or 120."""
+    width = width or shutil.get_terminal_size((120, 0)).columns
     file = _Text()
-    Console(file=file, width=width, color_system=None).print(made)
+    Console(file=file, width=width, color_system=None).print(drawn(grid, width))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
@@ -75,13 +141,21 @@ class _Text(io.StringIO):
         return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
-def html(made: Table) -> str:
-    """The table as an HTML element."""
+def html(headline: str, grid: Grid, links: Mapping[str, str]) -> str:
+    """The answer as an HTML element: one line, then the records, whose ids have the links that are given."""
     import html as escape
 
-    def row(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape.escape(c)}</{tag}>" for c in cells) + "</tr>"
+    colours = {"green": "#1a7f37", "bold red": "#cf222e", "bold yellow": "#9a6700", "cyan": "#0969da"}
 
-    head = row((str(column.header) for column in made.columns), "th")
-    body = [row(map(str, cells), "td") for cells in zip(*(c.cells for c in made.columns), strict=True)]
-    return f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
+    def cell(words: str) -> str:
+        safe = escape.escape(words)
+        if words in links:
+            safe = f'<a href="{escape.escape(links[words])}">{safe}</a>'
+        colour = colours.get(STYLES.get(words, ""))
+        style = "text-align:left;vertical-align:top" + (f";color:{colour};font-weight:600" if colour else "")
+        return f'<td style="{style}">{safe}</td>'
+
+    head = "".join(f'<th style="text-align:left">{escape.escape(name)}</th>' for name in grid.columns)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in grid.rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if grid.rows else ""
+    return f"<div><strong>zoo-hooks: {escape.escape(headline)}</strong>{table}</div>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import zoo_hooks
 from zoo_hooks import catalogue, ledger, notices, settings
 from zoo_hooks.ledger import in_force, of_patch
 from zoo_hooks.model import Outcome, Patch, Status
-from zoo_hooks.releases import claimed_upstreams, retired_by, version
+from zoo_hooks.releases import claimed_upstreams, fixed_in, version
 
 # What a patch with several targets is said to be: the first of these that any of them has.
 _WEIGHT = (
@@ -37,17 +38,20 @@ class Row:
     reason: str
     title: str
     late: bool
-    retired_by: tuple[str, ...] = ()
+    fixed_in: tuple[str, ...] = ()
     """Requirements each of which makes the patch needless by itself; none if no release is known."""
+    missing: tuple[str, ...] = ()
+    """Distributions that the bug needs and that are not installed."""
 
     def as_dict(self) -> dict[str, Any]:
         """The row as JSON knows it."""
-        return {**vars(self), "status": self.status.name, "retired_by": list(self.retired_by)}
+        lists = {"fixed_in": list(self.fixed_in), "missing": list(self.missing)}
+        return {**vars(self), "status": self.status.name, **lists}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The state of every patch in this process; prints as a table, in notebooks as HTML."""
+    """The state of every patch in this process: rows, which print as a summary and a table."""
 
     rows: tuple[Row, ...]
 
@@ -58,19 +62,39 @@ class Report:
                 return row
         raise catalogue.UnknownPatch(f"{patch_id!r} is not in this report")
 
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def as_dict(self) -> list[dict[str, Any]]:
         """The rows as JSON knows them."""
         return [row.as_dict() for row in self.rows]
 
+    def summary(self) -> str:
+        """The state in one line: how many patches are repaired, not needed, failed."""
+        from zoo_hooks import render
+
+        return render.summary(self.as_dict())
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """What needs eyes, and what is repaired."""
+        from zoo_hooks import render
+
+        return [row for row in self.as_dict() if row["status"] in (*render.ATTENTION, *render.ACTIVE)]
+
     def __str__(self) -> str:
         from zoo_hooks import render
 
-        return render.text(render.status_table(self.as_dict()))
+        shown = self._shown()
+        return "\n\n".join([self.summary(), *([render.text(render.statuses(shown))] if shown else [])])
 
     def _repr_html_(self) -> str:
         from zoo_hooks import render
 
-        return render.html(render.status_table(self.as_dict()))
+        links = {patch.id: patch.links[0] for patch in catalogue.everything() if patch.links}
+        return render.html(self.summary(), render.statuses(self._shown()), links)
 
 
 def report() -> Report:
@@ -134,8 +158,17 @@ def row(patch: Patch, current: settings.Settings) -> Row:
     else:
         status, reason = Status.PENDING, _waits_for(patch, installed)
     late = any(outcome.late for outcome in outcomes)
+    missing = tuple(name for name in sorted(claimed_upstreams(patch)) if version(name) is None)
     return Row(
-        patch.id, patch.upstream, installed, status, reason, patch.title, late, tuple(retired_by(patch))
+        patch.id,
+        patch.upstream,
+        installed,
+        status,
+        reason,
+        patch.title,
+        late,
+        tuple(fixed_in(patch)),
+        missing,
     )
 
 

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from zoo_hooks import render
 from zoo_hooks.model import SEVERITIES
-from zoo_hooks.releases import retired_by
+from zoo_hooks.releases import fixed_in
 from zoo_hooks.tool import atlas, audit, explain, findings, installation, osv, plan, requirements, terminal
 from zoo_hooks.tool.audit import Answer, Finding
 from zoo_hooks.tool.pins import Asked, Unreadable, parsed
@@ -126,7 +126,7 @@ def _explain(options: argparse.Namespace) -> int:
     near = None if found else explain.nearest(trace)
     rows = [
         {name: getattr(one, name) for name in ("id", "title", "severity", "links")}
-        | {"ended_by": retired_by(one), "why_not": explain.why_not(one, answer, trace)}
+        | {"fixed_in": fixed_in(one), "why_not": explain.why_not(one, answer, trace)}
         for one in found
     ]
     if options.json:
@@ -135,7 +135,7 @@ def _explain(options: argparse.Namespace) -> int:
         for row in rows:
             print(f"{row['id']}: {row['title']}\nThe hooks repair it. They did not: {row['why_not']}")
             print(
-                f"ended by: {' or '.join(row['ended_by']) or 'no release yet'}; zoo-hooks show {row['id']}\n"
+                f"fixed in: {' or '.join(row['fixed_in']) or 'no release yet'}; zoo-hooks show {row['id']}\n"
             )
     else:
         print(f"no known bug shows itself so{f'; the nearest is {near.id}: {near.title}' if near else ''}")
@@ -174,14 +174,14 @@ def _show(some: list[Finding]) -> None:
         rows = [one for one in some if one.patch.severity == severity]
         if rows:
             print(f"{severity}: {len(rows)}")
-            terminal.show(render.table(("patch", "bug", "hooks", "ended by"), map(_row, rows)))
+            terminal.show(render.Grid(("patch", "hooks", "bug", "fixed in"), [_row(one) for one in rows]))
             print()
 
 
 def _row(one: Finding) -> tuple[str, ...]:
     basis = f" ({one.judgement.basis})" if one.judgement.basis else ""
-    ends = " or ".join(retired_by(one.patch)) or "no release yet"
-    return one.patch.id, one.patch.title + basis, one.trouble or "repaired", ends
+    ends = " or ".join(fixed_in(one.patch)) or "no release yet"
+    return one.patch.id, one.trouble or "repaired", one.patch.title + basis, ends
 
 
 def _notes(answer: Answer) -> None:

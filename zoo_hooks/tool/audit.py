@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from zoo_hooks import catalogue, settings
 from zoo_hooks.model import SEVERITIES, Patch
-from zoo_hooks.releases import claimed_upstreams, retired_by
+from zoo_hooks.releases import claimed_upstreams, fixed_in
 from zoo_hooks.tool.atlas import Atlas, Seen, distance, nearest, number, words
 from zoo_hooks.tool.pins import Asked
 
@@ -72,7 +72,7 @@ class Finding(NamedTuple):
             **judgement,
             "repaired": not self.trouble,
             "trouble": self.trouble or None,
-            "ended_by": retired_by(self.patch),
+            "fixed_in": fixed_in(self.patch),
         }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import zoo_hooks
 from zoo_hooks import catalogue, reports, settings
 from zoo_hooks.model import Patch
+from zoo_hooks.releases import version
 
 
 def main(task: str, *arguments: str) -> None:
@@ -33,13 +34,21 @@ def main(task: str, *arguments: str) -> None:
             print(json.dumps([argument, tasks[task](argument)]), file=answers, flush=True)
 
 
-def _statuses(upstream: str) -> dict[str, Any]:
+def _statuses(asked: str) -> dict[str, Any]:
+    upstream, *wanted = asked.split()
     trouble = _raised_by_importing(upstream)
+    patches = [patch for patch in catalogue.everything() if patch.upstream == upstream]
     reasons = {}
-    for patch in catalogue.everything():
+    for patch in patches:
+        if wanted and patch.id not in wanted:
+            continue
         for target in patch.targets:
-            if patch.upstream == upstream and (raised := _raised_by_importing(target)):
+            if raised := _raised_by_importing(target):
                 reasons[patch.id] = f"importing {target} raises {raised}"
+        if not trouble and (absent := _absent(patch)):
+            name = absent.partition(".")[0]
+            has = version(name)
+            reasons[patch.id] = f"{name} {has} has no {absent}" if has else f"{name} is not installed"
     rows = [row for row in reports.report().as_dict() if row["upstream"] == upstream]
     for row in rows:
         if row["status"] == "PENDING" and row["id"] in reasons:

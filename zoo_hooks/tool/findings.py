@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks.releases import retired_by
+from zoo_hooks.releases import fixed_in
 from zoo_hooks.tool.audit import Answer, Finding
 from zoo_hooks.tool.pins import Pin
 
@@ -62,9 +62,9 @@ def _result(answer: Answer, finding: Finding, strict: bool) -> dict[str, Any]:  
 
 def _message(finding: Finding) -> str:
     hooks = f"the hooks do not repair it: {finding.trouble}" if finding.trouble else "the hooks repair it"
-    ends = " or ".join(retired_by(finding.patch))
+    ends = " or ".join(fixed_in(finding.patch))
     basis = f" ({finding.judgement.basis})" if finding.judgement.basis else ""
-    return f"{finding.patch.title}; {hooks}; ended by {ends or 'no release yet'}{basis}"
+    return f"{finding.patch.title}; {hooks}; fixed in {ends or 'no release yet'}{basis}"
 
 
 def _pin(answer: Answer, finding: Finding) -> Pin | None:

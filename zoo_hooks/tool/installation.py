@@ -7,7 +7,9 @@ import csv
 import hashlib
 import site
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import zoo_hooks
 
@@ -56,6 +58,29 @@ def damaged_files() -> list[str]:
         elif _digest(file, method) != expected:
             damaged.append(f"{file} is not as it was installed; reinstall zoo-hooks")
     return damaged
+
+
+def look() -> dict[str, Any]:
+    """Whether the hooks are active in this Python, our files whole, and what else runs at its start."""
+    return {
+        "version": zoo_hooks.__version__,
+        "trouble": start_up_trouble(),
+        "damaged": damaged_files(),
+        "starts": starts(),
+    }
+
+
+def starts() -> list[str]:
+    """Files of this environment that run code at each start of Python."""
+    places = dict.fromkeys(Path(place) for place in (*site.getsitepackages(), site.getusersitepackages()))
+    files = [file for place in places for file in sorted(place.glob("*.pth")) if _runs_code(file)]
+    custom = [find_spec(name) for name in ("sitecustomize", "usercustomize")]
+    return [*map(str, files), *(str(spec.origin) for spec in custom if spec)]
+
+
+def _runs_code(file: Path) -> bool:
+    lines = file.read_text(errors="replace").splitlines()
+    return any(line.startswith(("import ", "import\t")) for line in lines)
 
 
 def _digest(file: Path, method: str) -> str:

@@ -33,14 +33,18 @@ _running: set[subprocess.Popen[str]] = set()
 _stopped = Event()
 
 
-def statuses(upstreams: Iterable[str]) -> Generator[tuple[list[dict[str, Any]], str | None], None, None]:
-    """Rows of the report for each upstream, each found by importing its targets in a child.
+def statuses(
+    upstreams: Iterable[str], wanted: Iterable[str] = ()
+) -> Generator[tuple[list[dict[str, Any]], str | None], None, None]:
+    """Rows of the report for each upstream, found by importing its targets in a child.
 
-    With them what importing the upstream itself raises, if it does.
+    With ids in ``wanted`` only their targets are imported. With the rows what importing the upstream itself
+    raises, if it does.
     """
+    names = " ".join(wanted)
 
     def ask(upstream: str) -> tuple[list[dict[str, Any]], str | None]:
-        for _, answer, died in _ask("statuses", [upstream]):
+        for _, answer, died in _ask("statuses", [f"{upstream} {names}"]):
             if answer:
                 trouble = answer["trouble"] and f"{upstream} cannot be imported: {answer['trouble']}"
                 return answer["rows"], trouble

@@ -8,15 +8,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from zoo_hooks import render
 
 SCHEMA = 1
 """Of all JSON that the commands print; another number where a program that reads it has to change."""
+LINES = 10
+"""Of what was found that are shown while the rest is awaited."""
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -42,28 +47,44 @@ def _ended(number: int, _: Any) -> None:
     sys.exit(128 + number)  # through what stops the children
 
 
-def with_progress(results: Generator[Any, None, None], total: int, doing: str) -> tuple[list[Any], bool]:
-    """What was found, and whether Ctrl-C ended it early."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+def with_progress(
+    results: Generator[Any, None, None], total: int, doing: str, line: Callable[[Any], str] | None = None
+) -> tuple[list[Any], bool]:
+    """What was found, and whether Ctrl-C ended it early.
+
+    On a terminal the last of it is shown while the rest is awaited, with ``line`` for each.
+    """
     console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    task = bar.add_task(doing, total=total)
     found: list[Any] = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Live(bar, console=console, transient=True) if console.is_terminal else nullcontext() as live:
         try:
-            for one in bar.track(results, total=total, description=doing):
-                found.append(one)  # noqa: PERF402 - what is there is kept when it is interrupted
+            for one in results:
+                found.append(one)
+                bar.advance(task)
+                if live and line:
+                    seen = Text("\n".join(map(line, found[-LINES:])), no_wrap=True, overflow="ellipsis")
+                    live.update(Group(seen, bar))
         except KeyboardInterrupt:
             results.close()
             return found, True
     return found, False
 
 
-def show(table: Any) -> None:
-    """Print a table, without colours where nobody looks."""
+def show(grid: render.Grid) -> None:
+    """Print records, without colours where nobody looks."""
     console = Console()
     if console.is_terminal:
-        console.print(table)
+        console.print(render.drawn(grid, console.width))
     else:
-        print(render.text(table))
+        print(render.text(grid))
 
 
 def show_json(data: dict[str, Any]) -> None:

@@ -149,7 +149,7 @@ PATCH = Patch(
     targets=("accelerate.accelerator",),
     affects=("accelerate>=1.10.0", "transformers" + ",".join(f"!={release}" for release in WITH_IT)),
     links=("https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/accelerator.py#L1618",),
-    measures="largest difference of outputs between a prepared model and a plain one (right: below 1e-5)",
+    measures="largest difference of outputs between a prepared model and a plain one (expected: below 1e-5)",
     probe=probe,
     repair=repair,
     canary=canary,

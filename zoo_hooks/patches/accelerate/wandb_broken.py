@@ -104,7 +104,7 @@ PATCH = Patch(
         "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/imports.py#L275",
         "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/callbacks.py#L50",
     ),
-    measures="whether a wandb that cannot be imported is said to be there (right: 0)",
+    measures="whether a wandb that cannot be imported is said to be there (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -138,7 +138,7 @@ PATCH = Patch(
         "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/quantization/lifecycle/initialize.py#L165",
         "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/modeling/kvcache.py#L121",
     ),
-    measures="by how much 4 bits for keys and values move the logits (right: not 0)",
+    measures="by how much 4 bits for keys and values move the logits (expected: not 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -102,7 +102,7 @@ PATCH = Patch(
         "https://github.com/huggingface/datasets/issues/7707",
         "https://github.com/meta-pytorch/torchcodec/issues/912",
     ),
-    measures="path of a video that is encoded by its path (right: clip.mp4)",
+    measures="path of a video that is encoded by its path (expected: clip.mp4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -70,7 +70,7 @@ PATCH = Patch(
     targets=("dill._dill",),
     affects=("dill>=0.3.4",),
     links=("https://github.com/uqfoundation/dill/issues/321",),
-    measures="free RLocks that can be taken after a round trip, of 1 (right: 1)",
+    measures="free RLocks that can be taken after a round trip, of 1 (expected: 1)",
     probe=probe,
     repair=repair,
     canary=canary,

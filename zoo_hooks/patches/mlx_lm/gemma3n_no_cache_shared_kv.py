@@ -50,7 +50,7 @@ PATCH = Patch(
         "https://github.com/ml-explore/mlx-lm/issues/1674",
         "https://github.com/ml-explore/mlx-lm/pull/1702",
     ),
-    measures="errors without a cache: logits, K/V gradients, those under checkpointing (right: below 1e-4)",
+    measures="errors without a cache: logits, K/V gradients, those checkpointed (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

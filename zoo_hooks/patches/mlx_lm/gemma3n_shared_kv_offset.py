@@ -50,7 +50,7 @@ PATCH = Patch(
         "https://github.com/ml-explore/mlx-lm/issues/1384",
         "https://github.com/ml-explore/mlx-lm/pull/1396",
     ),
-    measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
+    measures="errors of logits with a cache: of the prompt, of the tokens after it (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

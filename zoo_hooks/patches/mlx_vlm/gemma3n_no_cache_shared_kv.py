@@ -53,7 +53,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
         "https://github.com/unslothai/unsloth-zoo/pull/1275",
     ),
-    measures="errors without a cache: logits, K/V gradients, those under checkpointing (right: below 1e-4)",
+    measures="errors without a cache: logits, K/V gradients, those checkpointed (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -51,7 +51,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
         "https://github.com/ml-explore/mlx-lm/pull/1396",
     ),
-    measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
+    measures="errors of logits with a cache: of the prompt, of the tokens after it (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -112,7 +112,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/1030",
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma3n/language.py",
     ),
-    measures="errors of logits beyond the window: without a cache, of a prompt (right: below 1e-4)",
+    measures="errors of logits beyond the window: without a cache, of a prompt (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -118,7 +118,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/gemma3n.py",
         "https://github.com/Blaizzy/mlx-vlm/pull/397",
     ),
-    measures="how far a text's logits are from those of the language model alone (right: below 1e-4)",
+    measures="how far a text's logits are from those of the language model alone (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

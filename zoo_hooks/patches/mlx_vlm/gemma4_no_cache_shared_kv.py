@@ -51,7 +51,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/901",
         "https://github.com/unslothai/unsloth-zoo/pull/1275",
     ),
-    measures="errors without a cache: logits, K/V gradients, those under checkpointing (right: below 1e-4)",
+    measures="errors without a cache: logits, K/V gradients, those checkpointed (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -51,7 +51,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/901",
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma4/language.py",
     ),
-    measures="errors of logits with a cache: of the prompt, of the tokens after it (right: below 1e-4)",
+    measures="errors of logits with a cache: of the prompt, of the tokens after it (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -72,7 +72,7 @@ PATCH = Patch(
         "https://github.com/python/cpython/pull/109629",
         "https://github.com/uqfoundation/multiprocess/tree/multiprocess-0.70.18/py3.12",
     ),
-    measures="what a running tracker says when it ends (right: ended)",
+    measures="what a running tracker says when it ends (expected: ended)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -103,7 +103,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/save_and_load.py#L500",
         "https://github.com/huggingface/peft/blob/v0.20.0/src/peft/utils/save_and_load.py#L557",
     ),
-    measures="largest difference of logits between an adapter and itself, reloaded (right: below 1e-5)",
+    measures="largest difference of logits between an adapter and itself, reloaded (expected: below 1e-5)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -134,7 +134,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/45388",
         "https://github.com/huggingface/peft/pull/3154",
     ),
-    measures="largest difference of logits between adapted and merged (right: below 1e-4)",
+    measures="largest difference of logits between adapted and merged (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

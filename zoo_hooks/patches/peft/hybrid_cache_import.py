@@ -67,7 +67,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.17.1/src/peft/peft_model.py#L37",
         "https://github.com/huggingface/transformers/pull/40276",
     ),
-    measures="what import peft gives (right: PeftModel is there)",
+    measures="what import peft gives (expected: PeftModel is there)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -133,7 +133,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L1992",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/modeling_layers.py#L143",
     ),
-    measures="largest difference of logits between a prefix and its keys and values as a cache (right: 0)",
+    measures="largest difference of logits between a prefix and its keys and values as a cache (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -141,7 +141,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L2277",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L706",
     ),
-    measures=f"of {STEPS} tokens generated with a prompt, those unlike the forward pass's (right: 0)",
+    measures=f"of {STEPS} tokens generated with a prompt, those unlike the forward pass's (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -94,7 +94,7 @@ PATCH = Patch(
     targets=("peft.tuners.shadow.model",),
     affects=("peft>=0.21.0", "transformers>=5.24.0"),
     links=("https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/shadow/model.py#L569",),
-    measures=f"of {STEPS} tokens generated with a cache, those unlike the ones without (right: 0)",
+    measures=f"of {STEPS} tokens generated with a cache, those unlike the ones without (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -102,7 +102,7 @@ PATCH = Patch(
     targets=(LORA, PARALLEL),
     affects=("peft<0.21.1", "transformers>=5.16.0"),
     links=("https://github.com/huggingface/peft/blob/v0.21.0/src/peft/tuners/lora/model.py",),
-    measures="rows of lora_B that one of two processes saves (right: 8, or refused with the upgrade's name)",
+    measures="rows of lora_B that one of two ranks saves (expected: 8, or an error that names the upgrade)",
     probe=probe,
     repair=repair,
     canary=canary,

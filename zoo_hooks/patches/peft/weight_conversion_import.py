@@ -97,7 +97,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/transformers_weight_conversion.py#L21",
     ),
-    measures="what importing it gives (right: build_peft_weight_mapping is there)",
+    measures="what importing it gives (expected: build_peft_weight_mapping is there)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -96,7 +96,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/transformers_weight_conversion.py#L550",
         "https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/core_model_loading.py#L685",
     ),
-    measures="weights of an adapter of Mixtral's attention, when loaded (right: [1.0, 2.0, 3.0])",
+    measures="weights of an adapter of Mixtral's attention, when loaded (expected: [1.0, 2.0, 3.0])",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -88,7 +88,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/45661",
         "https://github.com/huggingface/peft/blob/v0.20.0/src/peft/utils/transformers_weight_conversion.py#L573",
     ),
-    measures="weights of an adapter of Mixtral's experts that are loaded (right: all)",
+    measures="weights of an adapter of Mixtral's experts that are loaded (expected: all)",
     probe=probe,
     repair=repair,
     canary=canary,

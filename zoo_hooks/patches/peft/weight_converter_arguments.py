@@ -82,7 +82,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/transformers_weight_conversion.py#L268",
         "https://github.com/huggingface/transformers/blob/v5.6.0/src/transformers/core_model_loading.py#L604",
     ),
-    measures="converters for an adapter of Mixtral's experts (right: 4)",
+    measures="converters for an adapter of Mixtral's experts (expected: 4)",
     probe=probe,
     repair=repair,
     canary=canary,

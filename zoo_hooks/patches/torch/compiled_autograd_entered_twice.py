@@ -94,7 +94,7 @@ PATCH = Patch(
         "https://github.com/pytorch/pytorch/issues/135298",
         "https://github.com/pytorch/pytorch/pull/135795",
     ),
-    measures="graphs captured for a backward through one reentrant checkpoint (right: 1)",
+    measures="graphs captured for a backward through one reentrant checkpoint (expected: 1)",
     probe=probe,
     repair=repair,
     canary=canary,

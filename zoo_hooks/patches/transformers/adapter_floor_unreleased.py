@@ -85,7 +85,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/peft.py#L47",
     ),
-    measures="adapters that are active after add_adapter (right: ['default'])",
+    measures="adapters that are active after add_adapter (expected: ['default'])",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -61,7 +61,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/modeling_attn_mask_utils.py",
     ),
-    measures="wrong entries of a mask for padded rows (right: 0)",
+    measures="wrong entries of a mask for padded rows (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

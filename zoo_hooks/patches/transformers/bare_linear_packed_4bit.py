@@ -153,7 +153,7 @@ PATCH = Patch(
         "https://github.com/unslothai/unsloth/pull/5034",
         "https://github.com/vllm-project/vllm/pull/42825",
     ),
-    measures="largest difference of logits after saving and loading (right: 0.0)",
+    measures="largest difference of logits after saving and loading (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

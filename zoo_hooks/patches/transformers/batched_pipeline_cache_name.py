@@ -73,7 +73,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/pipelines/pt_utils.py#L96-L97",
     ),
-    measures="rows that a pipeline makes of a batch of two with a cache (right: 2)",
+    measures="rows that a pipeline makes of a batch of two with a cache (expected: 2)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -53,7 +53,7 @@ PATCH = Patch(
     targets=("transformers.cache_utils",),
     affects=("transformers>=4.56.0,<5.14.0",),
     links=("https://github.com/huggingface/transformers/pull/40039",),
-    measures="tokens held by a sliding layer after 24, window 8 (right: 7)",
+    measures="tokens held by a sliding layer after 24, window 8 (expected: 7)",
     probe=probe,
     repair=repair,
     canary=canary,

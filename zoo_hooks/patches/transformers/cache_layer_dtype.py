@@ -76,7 +76,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/cache_utils.py#L113-L117",
     ),
-    measures="dtype of a layer that holds bfloat16 (right: torch.bfloat16)",
+    measures="dtype of a layer that holds bfloat16 (expected: torch.bfloat16)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -128,7 +128,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/modeling_layers.py#L106-L111",
     ),
-    measures="cosine of gradients with and without checkpointing, layers of others (right: 1.0)",
+    measures="cosine of gradients with and without checkpointing, layers of others (expected: 1.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -104,7 +104,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L705-L706",
     ),
-    measures="wrong tokens of eight that a model of others generates (right: 0)",
+    measures="wrong tokens of eight that a model of others generates (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

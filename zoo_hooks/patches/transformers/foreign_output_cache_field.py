@@ -142,7 +142,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/utils/generic.py#L440-L471",
     ),
-    measures="wrong tokens of eight, with the cache read from an output of others (right: 0)",
+    measures="wrong tokens of eight, with the cache read from an output of others (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -66,7 +66,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v4.56.2/src/transformers/models/gemma3n/modeling_gemma3n.py#L1026-L1033",
         "https://github.com/huggingface/transformers/issues/36822",
     ),
-    measures="relative error of the MLP in float16 against float32, products of 10**5 (right: < 0.002)",
+    measures="relative error of the MLP in float16 against float32, products of 10**5 (expected: < 0.002)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -84,7 +84,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.18.0/src/transformers/generation/candidate_generator.py#L1254-L1270",
     ),
-    measures="tokens generated with an assistant that are those without, of eight (right: 8)",
+    measures="tokens generated with an assistant that are those without, of eight (expected: 8)",
     probe=probe,
     repair=repair,
     canary=_tiny.assisted,

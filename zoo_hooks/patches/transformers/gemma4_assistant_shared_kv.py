@@ -88,7 +88,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma4/configuration_gemma4.py#L226-L252",
     ),
-    measures="tokens generated with an assistant that are those without, of eight (right: 8)",
+    measures="tokens generated with an assistant that are those without, of eight (expected: 8)",
     probe=probe,
     repair=repair,
     canary=_tiny.assisted,

@@ -115,7 +115,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.5.0/src/transformers/models/gemma4/modeling_gemma4.py#L303-L306",
     ),
-    measures="relative error of the audio tower under float16 autocast against float32 (right: < 0.02)",
+    measures="relative error of the audio tower under float16 autocast against float32 (expected: < 0.02)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -51,7 +51,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/47482",
         "https://github.com/unslothai/unsloth/issues/7224",
     ),
-    measures="relative error of the logits, audio tower in float16, against float32 (right: < 0.01)",
+    measures="relative error of the logits, audio tower in float16, against float32 (expected: < 0.01)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -132,7 +132,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.5.0/src/transformers/models/gemma4/modeling_gemma4.py#L1274-L1276",
         "https://github.com/huggingface/transformers/issues/36822",
     ),
-    measures="relative error of the experts in float16 against float32, products of 10**5 (right: < 0.002)",
+    measures="relative error of experts in float16 against float32, products of 10**5 (expected: < 0.002)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -97,7 +97,7 @@ PATCH = Patch(
         "https://github.com/unslothai/unsloth-zoo/pull/600",
         "https://github.com/huggingface/transformers/issues/36822",
     ),
-    measures="relative error of the MLP in float16 against float32, products of 10**5 (right: < 0.002)",
+    measures="relative error of the MLP in float16 against float32, products of 10**5 (expected: < 0.002)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -58,7 +58,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/issues/45242",
         "https://github.com/huggingface/transformers/pull/45312",
     ),
-    measures="largest difference of logits without and with a cache (right: 0.0)",
+    measures="largest difference of logits without and with a cache (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -103,7 +103,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/quantizers/base.py#L39-L63",
         "https://github.com/huggingface/transformers/issues/46932",
     ),
-    measures="relative error of embedded patches, packed model against unpacked (right: 0.0)",
+    measures="relative error of embedded patches, packed model against unpacked (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

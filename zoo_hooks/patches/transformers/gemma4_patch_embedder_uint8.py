@@ -77,7 +77,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/46933",
         "https://github.com/huggingface/transformers/issues/46932",
     ),
-    measures="largest difference of the embedded patches from those of uncast pixels (right: 0.0)",
+    measures="largest difference of the embedded patches from those of uncast pixels (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -76,7 +76,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma4/modeling_gemma4.py",
     ),
-    measures="difference of the last logits, asked for alone and with all (right: 0.0)",
+    measures="difference of the last logits, asked for alone and with all (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -88,7 +88,7 @@ PATCH = Patch(
         "https://github.com/unslothai/unsloth-zoo/pull/813",
         "https://github.com/huggingface/peft/pull/1036",
     ),
-    measures="lowest cosine of a gradient against no checkpointing (right: 1.0)",
+    measures="lowest cosine of a gradient against no checkpointing (expected: 1.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -51,7 +51,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.12.1/src/transformers/models/gemma4_unified/modeling_gemma4_unified.py#L1088-L1090",
         "https://github.com/huggingface/transformers/pull/47482",
     ),
-    measures="relative error of the logits, embedded audio in float16, against float32 (right: < 0.01)",
+    measures="relative error of the logits, embedded audio in float16, against float32 (expected: < 0.01)",
     probe=probe,
     repair=repair,
     canary=canary,

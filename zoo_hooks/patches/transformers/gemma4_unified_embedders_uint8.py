@@ -108,7 +108,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/46933",
         "https://github.com/huggingface/transformers/issues/46932",
     ),
-    measures="largest relative error of embedded images and audio that packing brings (right: < 0.3)",
+    measures="largest relative error of embedded images and audio that packing brings (expected: < 0.3)",
     probe=probe,
     repair=repair,
     canary=canary,

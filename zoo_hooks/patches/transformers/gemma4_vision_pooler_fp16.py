@@ -147,7 +147,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/46277",
         "https://github.com/vllm-project/vllm/issues/40290",
     ),
-    measures="values that are not finite, of 128 that a vision model standardizes in float16 (right: 0)",
+    measures="values that are not finite, of 128 that a vision model standardizes in float16 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -145,7 +145,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L1257-L1259",
     ),
-    measures="steps of eight in which a hook finds no cache, and wrong tokens (right: 0)",
+    measures="steps of eight in which a hook finds no cache, and wrong tokens (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -99,7 +99,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer.py#L3233-L3237",
     ),
-    measures="shape of what Trainer.predict gathers (right: (2, 4, 64))",
+    measures="shape of what Trainer.predict gathers (expected: (2, 4, 64))",
     probe=probe,
     repair=repair,
     canary=canary,

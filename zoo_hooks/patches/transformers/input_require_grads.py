@@ -109,7 +109,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/42542",
         "https://github.com/huggingface/transformers/pull/42558",
     ),
-    measures="hooks on the input embeddings of a model with a part that has none (right: 1)",
+    measures="hooks on the input embeddings of a model with a part that has none (expected: 1)",
     probe=probe,
     repair=repair,
     canary=canary,

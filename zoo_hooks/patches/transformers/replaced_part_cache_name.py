@@ -149,7 +149,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/llama/modeling_llama.py#L285-L310",
     ),
-    measures="wrong tokens of eight that a model with attention of others generates (right: 0)",
+    measures="wrong tokens of eight that a model with attention of others generates (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

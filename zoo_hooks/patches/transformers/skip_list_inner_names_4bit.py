@@ -80,7 +80,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/42455",
         "https://github.com/1038lab/ComfyUI-JoyCaption/pull/53",
     ),
-    measures="packed modules inside one that is on the skip list, of 4 (right: 0)",
+    measures="packed modules inside one that is on the skip list, of 4 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

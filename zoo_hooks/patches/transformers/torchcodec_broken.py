@@ -108,7 +108,7 @@ PATCH = Patch(
     targets=("transformers.audio_utils",),
     affects=("transformers>=4.54.0,<5.23.0", "torchcodec"),
     links=("https://github.com/meta-pytorch/torchcodec/issues/912",),
-    measures="labels that an audio pipeline gives an array, of 2 (right: 2)",
+    measures="labels that an audio pipeline gives an array, of 2 (expected: 2)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -114,7 +114,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/43140",
         "https://nvd.nist.gov/vuln/detail/CVE-2026-1839",
     ),
-    measures="files that loading a foreign random state created (right: 0)",
+    measures="files that loading a foreign random state created (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

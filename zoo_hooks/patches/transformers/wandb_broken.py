@@ -112,7 +112,7 @@ PATCH = Patch(
     targets=("transformers.integrations.integration_utils",),
     affects=("transformers>=4.50.0",),
     links=("https://github.com/huggingface/transformers/pull/39875",),
-    measures="reports to a wandb that cannot be imported (right: 0)",
+    measures="reports to a wandb that cannot be imported (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -135,7 +135,7 @@ PATCH = Patch(
         "https://github.com/ROCm/pytorch/pull/2838",
         "https://github.com/unslothai/unsloth/pull/4001",
     ),
-    measures="CTAs and cluster dimensions that torch reads of a kernel (right: (1, 1, 1, 1), or nothing)",
+    measures="CTAs and cluster dimensions that torch reads of a kernel (expected: (1, 1, 1, 1), or nothing)",
     probe=probe,
     repair=repair,
     canary=canary,

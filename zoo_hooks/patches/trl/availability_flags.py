@@ -100,7 +100,7 @@ PATCH = Patch(
         "https://github.com/modelscope/ms-swift/pull/9770",
         "https://github.com/MakazhanAlpamys/Soup/issues/502",
     ),
-    measures="is_..._available() that do not answer with a bool (right: 0)",
+    measures="is_..._available() that do not answer with a bool (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -65,7 +65,7 @@ PATCH = Patch(
         "https://github.com/modelscope/ms-swift/issues/9343",
         "https://github.com/huggingface/trl/pull/4049",
     ),
-    measures="loss of a DPO step of a model against itself (right: 0.6931)",
+    measures="loss of a DPO step of a model against itself (expected: 0.6931)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -114,7 +114,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/pull/4117",
         "https://github.com/vllm-project/vllm/pull/29326",
     ),
-    measures="the pattern in the sampling parameters that TRL makes (right: a+)",
+    measures="the pattern in the sampling parameters that TRL makes (expected: a+)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -70,7 +70,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/blob/v0.26.2/trl/scripts/vllm_serve.py#L63",
         "https://github.com/vllm-project/vllm/blob/v0.13.0/vllm/utils/__init__.py",
     ),
-    measures="what importing the module of trl vllm-serve gives (right: trl.scripts.vllm_serve is there)",
+    measures="what importing the module of trl vllm-serve gives (expected: trl.scripts.vllm_serve is there)",
     probe=probe,
     repair=repair,
     canary=canary,

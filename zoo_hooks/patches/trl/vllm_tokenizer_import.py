@@ -67,7 +67,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/blob/v0.26.2/trl/__init__.py#L228",
         "https://github.com/vllm-project/vllm/pull/29686",
     ),
-    measures="what importing trl gives (right: SFTConfig is there)",
+    measures="what importing trl gives (expected: SFTConfig is there)",
     probe=probe,
     repair=repair,
     canary=canary,

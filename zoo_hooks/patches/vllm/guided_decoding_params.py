@@ -93,7 +93,7 @@ PATCH = Patch(
         "https://github.com/vllm-project/vllm/pull/29326",
         "https://github.com/huggingface/trl/pull/4797",
     ),
-    measures="the pattern in the constraint that TRL makes (right: a+)",
+    measures="the pattern in the constraint that TRL makes (expected: a+)",
     probe=probe,
     repair=repair,
     canary=canary,
