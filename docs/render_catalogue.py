@@ -31,15 +31,31 @@ FAULTS = (
     *("test_harmless", "test_faults", "test_imports", "test_startup"),
     *("test_imports_property", "test_concurrency_property"),
 )
+KNOWN = (
+    "peft/prompt-learning-generate",
+    "peft/shadow-cache-dropped",
+    "transformers/gemma4-no-cache-shared-kv",
+    "transformers/gemma4-mlp-fp16",
+    "transformers/gemma4-reentrant-checkpointing",
+    "transformers/cache-static-zero-shared",
+    "transformers/wandb-broken",
+    "peft/hybrid-cache-import",
+    "trl/warnings-issued",
+    "vllm/guided-decoding-params",
+)
+"""What the README shows: bugs that many have met, the silent ones first."""
 BEGIN, END = "<!-- patches -->\n", "<!-- /patches -->"
 
 
 def table(patches: Iterable[Patch]) -> str:
-    """One row for each patch: what a user gains, and on which releases."""
+    """One row for each patch that is widely known: what a user gains, and on which releases."""
+    known = {patch.id: patch for patch in patches}
     rows = [
-        (f"`{patch.id}`", patch.title, " ".join(f"`{claim}`" for claim in patch.affects)) for patch in patches
+        (known[one].title, known[one].severity, " ".join(f"`{claim}`" for claim in known[one].affects))
+        for one in KNOWN
     ]
-    return _table(("Patch", "The bug that goes away", "Releases with it"), rows)
+    shown = _table(("The bug that goes away", "Severity", "Releases with it"), rows).strip()
+    return f"{shown}\n\nThese are {len(KNOWN)} of {len(known)}. `zoo-hooks list` shows all."
 
 
 def pages(patches: Iterable[Patch], measured: Atlas) -> dict[str, str]:
