@@ -230,12 +230,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Tests of a patch are part of the environments that have its upstream."""
+    """Tests of a patch are part of the environments that have its upstream, those of trackers likewise."""
     upstream = collection_path.parent.name
     patch_id = f"{upstream}/{collection_path.stem.removeprefix('test_').replace('_', '-')}"
     if config.getoption("--affected") and collection_path.is_file() and patch_id in catalogue.ids():
         patch = catalogue.get(patch_id)
         return (claimed(patch) and recorded(patch_id) != "AFFECTED") or None
     upstream = collection_path.name
+    if upstream == "trackers":
+        return not find_spec("wandb") or None
     return (collection_path.parent == HERE / "patches" and collection_path.is_dir()
             and upstream in catalogue.upstreams() and not find_spec(upstream)) or None  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -351,6 +352,23 @@ def test_the_report_is_a_table_and_an_html_table(zoo):
     assert said.count("<tr>") == 2
     assert "#1a7f37" in said
     assert re.search(r"^(\d+) \1 True$", said, flags=re.MULTILINE)
+
+
+def test_the_config_of_a_run_holds_plain_strings(zoo):
+    """Version, mode, ids, fingerprint: what experiment trackers take."""
+    code = """
+        import json
+        import fake.core
+        print(json.dumps([zoo_hooks.config(), zoo_hooks.fingerprint()]))
+    """
+    for mode, applied in (("on", "fake/bug"), ("dry-run", ""), ("off", "")):
+        found, fingerprint = json.loads(zoo.run(code, ZOO_HOOKS="" if mode == "on" else mode))
+        assert found == {
+            "zoo_hooks_version": zoo_hooks.__version__,
+            "zoo_hooks_mode": mode,
+            "zoo_hooks_applied": applied,
+            "zoo_hooks_fingerprint": fingerprint,
+        }
 
 
 def test_the_fingerprint_names_what_is_applied(zoo):

@@ -8,6 +8,8 @@ import textwrap
 import pytest
 from conftest import PATCH, child
 
+import zoo_hooks
+
 SHOW = """
 import json
 row = zoo_hooks.report()[{id!r}]
@@ -104,7 +106,8 @@ def test_a_failure_is_logged_once_with_the_link(zoo):
         importlib.reload(fake)
     """
     assert zoo.run(code) == (
-        "WARNING zoo_hooks zoo-hooks: patch fake/bug failed: repair: ValueError: odd (https://example.org/1)\n"
+        "WARNING zoo_hooks zoo-hooks: fake/bug was not repaired: repair: ValueError: odd. fake is imported "
+        "as without zoo-hooks; ZOO_HOOKS=-fake/bug silences this. The bug: https://example.org/1\n"
     )
 
 
@@ -114,7 +117,25 @@ def test_an_applied_patch_prints_nothing_and_logs_at_info(zoo):
     zoo.patch("fake")
     assert zoo.run("import fake") == ""
     code = "import logging; logging.basicConfig(stream=sys.stdout, level='INFO'); import fake"
-    assert zoo.run(code) == "INFO:zoo_hooks:fake/bug: applied: value is 1\n"
+    assert zoo.run(code) == "INFO:zoo_hooks:repaired: value is 1 (fake/bug)\n"
+
+
+def test_one_line_at_the_end_says_what_acts(zoo):
+    """With ZOO_HOOKS_LOG=1, and by zoo_hooks.log() at any time; else nothing is written."""
+    zoo.module("fake")
+    zoo.patch("fake")
+    line = f"zoo-hooks {zoo_hooks.__version__}: 1 repair active in fake\n"
+    for code, log, said in (
+        ("import fake", "1", line),
+        ("import fake", "", ""),
+        ("import fake; zoo_hooks.log()", "0", line),
+        ("import json", "1", ""),
+    ):
+        done = child(zoo.preamble + code, ZOO_HOOKS_LOG=log)
+        assert (done.stdout, done.stderr) == ("", said), code
+    done = child(zoo.preamble + "import fake; print(fake.value)", ZOO_HOOKS_LOG="perhaps")
+    assert done.stdout == "2\n"
+    assert "ZOO_HOOKS_LOG: 'perhaps' is neither 1 nor 0" in done.stderr
 
 
 def test_strict_mode_raises_out_of_the_import(zoo):
@@ -128,7 +149,7 @@ def test_strict_mode_raises_out_of_the_import(zoo):
             print(type(error).__name__, error, type(error.__cause__).__name__)
     """
     said = zoo.run(code, ZOO_HOOKS_STRICT="1")
-    assert said.startswith("PatchFailed zoo-hooks: patch fake/bug failed: repair: KeyError: 'gone'")
+    assert said.startswith("PatchFailed zoo-hooks: fake/bug was not repaired: repair: KeyError: 'gone'")
     assert said.endswith(" KeyError\n")
     assert zoo.run("import fake; print(fake.value)") == "1\n"
 

@@ -254,7 +254,7 @@ def test_a_handler_that_imports_does_not_wait_for_us(zoo):
         print("no dead-lock")
         zoo_hooks.report()
     """
-    assert zoo.run(code) == "no dead-lock\nfake/bug: applied: value is 1\n"
+    assert zoo.run(code) == "no dead-lock\nrepaired: value is 1 (fake/bug)\n"
 
 
 def test_what_could_not_be_said_during_an_import_is_said_at_the_end(zoo):
@@ -271,7 +271,7 @@ def test_what_could_not_be_said_during_an_import_is_said_at_the_end(zoo):
     run = child(zoo.preamble + textwrap.dedent(code))
     assert run.stdout == "imported\n"
     assert run.stderr.splitlines()[0] == "end of script"
-    assert "patch fake/bug failed: repair: OSError: odd" in run.stderr.splitlines()[1]
+    assert "fake/bug was not repaired: repair: OSError: odd" in run.stderr.splitlines()[1]
 
 
 # CPython 3.12 shows the warning of a fork beside threads while it holds the import lock, and may import

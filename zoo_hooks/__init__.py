@@ -5,7 +5,8 @@ is there already and does one thing: it puts a finder with a set of exact names 
 ``sys.meta_path``. All else is imported when a watched module has been loaded.
 
 It has more than 200 lines, for the names have to stand here: to import them would double its cost.
-Types stand in comments, for annotations are kept at run time.
+Types stand in comments, for annotations are kept at run time. PYTEST_DONT_REWRITE: pytest would warn that a
+plugin of its has been imported already.
 """
 
 import sys
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
     from zoo_hooks import distributed
     from zoo_hooks.controls import activate, disabled, revert
-    from zoo_hooks.reports import fingerprint, report
+    from zoo_hooks.records import config, fingerprint, log
+    from zoo_hooks.reports import report
 
 __version__ = "0.1.0"
-__all__ = ["activate", "disabled", "distributed", "fingerprint", "init", "report", "revert"]
+__all__ = ["activate", "config", "disabled", "distributed", "fingerprint", "init", "log", "report", "revert"]
 
 # The modules whose import triggers a patch. A test compares them with the patches on disk.
 TARGETS = frozenset(
@@ -197,8 +199,8 @@ def __getattr__(name):
     # type: (str) -> Any
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = {"distributed": "distributed", "fingerprint": "reports", "report": "reports"}
-    home = f"{__name__}.{homes.get(name, 'controls')}"
+    homes = {"report": "reports", "activate": "controls", "disabled": "controls", "revert": "controls"}
+    home = f"{__name__}.{name if name == 'distributed' else homes.get(name, 'records')}"
     __import__(home)
     return getattr(sys.modules[home], name, sys.modules[home])
 

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks import catalogue, releases, reports, settings
+from zoo_hooks import catalogue, records, releases, reports
 from zoo_hooks.model import Status
 
 State = dict[str, str]
@@ -38,15 +38,17 @@ def check(group: Any = None) -> str:
         raise ValueError("neither torch.distributed nor Ray is initialised, so there is nothing to compare")
     if found := differences(states):
         raise ProcessesDiffer("zoo-hooks: " + "; ".join(found))
-    return reports.fingerprint()
+    return records.fingerprint()
 
 
 def state() -> State:
     """What of zoo-hooks acts in this process."""
-    current = settings.read()
     rows = [row for row in reports.report().rows if row.status is not Status.PENDING]
-    switch = "off" if current.off else "dry-run" if current.dry_run else "on"
-    seen = {"zoo-hooks": zoo_hooks.__version__, "ZOO_HOOKS": switch, "Python": platform.python_version()}
+    seen = {
+        "zoo-hooks": zoo_hooks.__version__,
+        "ZOO_HOOKS": records.mode(),
+        "Python": platform.python_version(),
+    }
     seen |= {
         upstream: str(releases.version(upstream))
         for upstream in catalogue.upstreams()

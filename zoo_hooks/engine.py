@@ -14,7 +14,7 @@ from types import ModuleType
 from zoo_hooks import catalogue, claims, ledger, notices, settings
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Outcome, Patch, Status, Verdict
-from zoo_hooks.safety import pass_on
+from zoo_hooks.safety import load, pass_on
 
 paused: dict[str, str] = {}
 """Patches that the user has undone, by id, and why. Written by zoo_hooks.controls."""
@@ -26,6 +26,9 @@ class RepairDidNotShow(RuntimeError):
 
 class PatchFailed(RuntimeError):
     """Raised out of the user's import, instead of a log line, where ``ZOO_HOOKS_STRICT=1``."""
+
+
+_logs_at_exit = False
 
 
 def before(module: ModuleType, target: str) -> Callable[[], None]:
@@ -98,11 +101,13 @@ def _run(
         raise
     finally:
         claims.drop(patch.id, target)
+    _log_at_exit()
     if outcome.status is Status.FAILED:
-        link = f" ({patch.links[0]})" if patch.links else ""
-        _tell(f"patch {patch.id} failed: {outcome.reason}{link}", outcome.error)
-    elif outcome.status not in (Status.NOT_NEEDED, Status.SKIPPED, Status.PENDING):
-        notices.say(notices.INFO, f"{patch.id}: {outcome.status.value}: {outcome.reason}")
+        link = f" The bug: {patch.links[0]}" if patch.links else ""
+        hint = f". {target} is imported as without zoo-hooks; ZOO_HOOKS=-{patch.id} silences this.{link}"
+        _tell(f"{patch.id} was not repaired: {outcome.reason}", outcome.error, hint)
+    elif outcome.status in _SAID:
+        notices.say(notices.INFO, f"{_SAID[outcome.status]}: {outcome.reason} ({patch.id})")
     return outcome
 
 
@@ -157,6 +162,21 @@ def _held_back(patch: Patch, current: settings.Settings) -> tuple[Status, str] |
     return None
 
 
+def _log_at_exit() -> None:
+    global _logs_at_exit
+    if not _logs_at_exit and settings.logs():
+        _logs_at_exit = True
+        load("atexit").register(_log)
+
+
+def _log() -> None:
+    try:
+        load("zoo_hooks.records").log()
+    except BaseException as error:  # the process ends as without us
+        pass_on(error)
+
+
+_SAID = {Status.APPLIED: "repaired", Status.DRY_RUN: "dry run", Status.UNKNOWN: "left alone"}
 _HANDS_OFF = {
     Verdict.FIXED: (Status.NOT_NEEDED, "the installed code does not have this bug"),
     Verdict.UNKNOWN: (Status.UNKNOWN, "the probe does not know this code; nothing was changed"),
@@ -171,8 +191,8 @@ def _insist(patch: Patch, module: ModuleType, changes: Changes, *, fixed: bool) 
         raise RepairDidNotShow("the probe still finds the bug")
 
 
-def _tell(message: str, error: BaseException | None = None) -> None:
-    """Log once; raise instead in strict mode."""
+def _tell(message: str, error: BaseException | None = None, hint: str = "") -> None:
+    """Log once; raise instead in strict mode, without the hint."""
     if error is not None and settings.strict():
         raise PatchFailed(f"zoo-hooks: {message}") from error
-    notices.say(notices.WARNING, f"zoo-hooks: {message}")
+    notices.say(notices.WARNING, f"zoo-hooks: {message}{hint}")

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import zoo_hooks
-from zoo_hooks import catalogue, ledger, notices, settings
+from zoo_hooks import catalogue, notices, settings
 from zoo_hooks.ledger import in_force, of_patch
 from zoo_hooks.model import Outcome, Patch, Status
 from zoo_hooks.releases import claimed_upstreams, fixed_in, version
@@ -110,48 +109,12 @@ def report() -> Report:
     return Report(tuple(sorted(rows, key=lambda row: (row.upstream, row.id))))
 
 
-def fingerprint() -> str:
-    """What of zoo-hooks acts in this process, in one word for experiment logs.
-
-    The version of zoo-hooks, and 16 hexadecimal digits that are the same in every process with the same
-    repairs of the same versions of their upstreams: ``0.1.0-5bd1c0ffee5bd1c0``. Where nothing is applied it
-    says so in place of the digits: ``off``, ``dry-run``, or ``nothing-applied``, of which a warning is logged
-    if no library with a patch has been imported yet.
-    """
-    applied = [
-        [patch.id, [[name, version(name)] for name in sorted(claimed_upstreams(patch))]]
-        for patch in catalogue.everything()
-        if any(_status(patch, outcome)[0] is Status.APPLIED for outcome in of_patch(patch.id))
-    ]
-    return f"{zoo_hooks.__version__}-{_digest(applied) if applied else _why_none()}"
-
-
-def _digest(applied: list[Any]) -> str:
-    import hashlib
-    import json
-
-    return hashlib.sha256(json.dumps(applied).encode()).hexdigest()[:16]
-
-
-def _why_none() -> str:
-    current = settings.read()
-    if current.off or current.dry_run:
-        return "off" if current.off else "dry-run"
-    if not ledger.anything():
-        notices.say(
-            notices.WARNING,
-            "zoo-hooks: fingerprint() was called before any library with a patch was imported, so it "
-            "names no repair; call it after the imports",
-        )
-    return "nothing-applied"
-
-
 def row(patch: Patch, current: settings.Settings) -> Row:
     """Say what became of one patch under those settings."""
     installed = version(patch.upstream)
     outcomes = [outcome for outcome in of_patch(patch.id) if outcome.status is not Status.PENDING]
     if outcomes:
-        found = [_status(patch, outcome) for outcome in outcomes]
+        found = [status_of(patch, outcome) for outcome in outcomes]
         status, reason = min(found, key=lambda pair: _WEIGHT.index(pair[0]))
     elif refusal := current.refusal(patch.id):
         status, reason = Status.SKIPPED, refusal
@@ -172,7 +135,8 @@ def row(patch: Patch, current: settings.Settings) -> Row:
     )
 
 
-def _status(patch: Patch, outcome: Outcome) -> tuple[Status, str]:
+def status_of(patch: Patch, outcome: Outcome) -> tuple[Status, str]:
+    """The status of a patch at a target now, and why: other code may have changed its places since."""
     if outcome.status is Status.APPLIED and not in_force(patch, outcome):
         return Status.OVERWRITTEN, (
             "other code has replaced what the repair had put in, and the bug may be back; "

@@ -107,8 +107,16 @@ def _nearest(word: str) -> list[str]:
 
 def strict() -> bool:
     """Tell whether ``ZOO_HOOKS_STRICT`` asks for errors to be raised."""
-    text = os.environ.get("ZOO_HOOKS_STRICT", "").strip().lower()
+    return _is_on("ZOO_HOOKS_STRICT", "errors do not raise")
+
+
+def logs() -> bool:
+    """Tell whether ``ZOO_HOOKS_LOG`` asks for a line at the end of the process."""
+    return _is_on("ZOO_HOOKS_LOG", "nothing is logged")
+
+
+def _is_on(name: str, otherwise: str) -> bool:
+    text = os.environ.get(name, "").strip().lower()
     if text and text not in ON_WORDS | OFF_WORDS:
-        message = f"ZOO_HOOKS_STRICT: {text[:60]!r} is neither 1 nor 0; errors do not raise"
-        notices.say(notices.WARNING, message)
+        notices.say(notices.WARNING, f"{name}: {text[:60]!r} is neither 1 nor 0; {otherwise}")
     return text in ON_WORDS
