@@ -68,6 +68,7 @@ TARGETS = frozenset(
         "transformers.pipelines.pt_utils",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
+        "transformers.utils.import_utils",
         "triton.compiler.compiler",
         "trl",
         "trl.experimental.gold.gold_trainer",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Verdict
+from zoo_hooks.model import Figure, Verdict
 from zoo_hooks.patches.transformers._calls import in_place_of, tried
 
 
@@ -66,3 +69,24 @@ class Torchcodec:
                     if name.partition(".")[0] == "torchcodec":
                         del sys.modules[name]
         return self.works
+
+
+def with_broken(name: str, code: str, beside: dict[str, str] | None = None, version: str = "9.0.0") -> Figure:
+    """What code gives beside a broken package, in a child, for upstreams remember what is there."""
+    import_module("torch")  # where there is none, it is this interpreter that should say so
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            f"{name}/__init__.py": f"raise ImportError('{name}: undefined symbol: _ZN3c10')",
+            f"{name}-{version}.dist-info/METADATA": (
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            ),
+            f"{name}-{version}.dist-info/top_level.txt": name,
+        }
+        for file, text in (files | (beside or {})).items():
+            Path(folder, file).parent.mkdir(exist_ok=True)
+            Path(folder, file).write_text(text)
+        start = f"import sys, zoo_hooks\nzoo_hooks.init()\nsys.path.insert(0, {folder!r})\n"
+        run = subprocess.run(
+            [sys.executable, "-c", start + code], capture_output=True, text=True, check=False
+        )
+    return Figure(run.stderr.strip().splitlines()[-1] if run.returncode else "imported", not run.returncode)

@@ -1,0 +1,52 @@
+"""transformers with a torchao that cannot be loaded; the rest is as released."""
+
+from __future__ import annotations
+
+import pytest
+from optional_packages import SYMBOL, as_if_absent, as_without_us, package, tries
+from transformers.utils import import_utils
+
+from zoo_hooks.patches.transformers import _optional, torchao_broken
+
+PATCH = "transformers/torchao-broken"
+NAME = "torchao"
+TRY = """
+from transformers.utils import import_utils
+import transformers.quantizers.auto
+print(import_utils.is_torchao_available())
+"""
+NAMED = tries(quantizer="transformers.quantizers.auto.TorchAoHfQuantizer.validate_environment(None)")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_the_bug():
+    if not _optional.imports_at_once(import_utils, torchao_broken.ROW):
+        pytest.skip("this release does not import it at once")
+
+
+def test_without_the_repair_it_cannot_be_imported(measured):
+    """The error of its own body."""
+    row = measured(PATCH)
+    assert row["without"].endswith(f"{NAME}: {SYMBOL}")
+    assert row["with"] == "imported"
+
+
+def test_what_needs_none_is_as_if_it_were_absent_and_who_names_it_gets_its_error(tmp_path):
+    """One warning; a model to be quantized by it gets the error."""
+    as_if_absent(tmp_path, NAME, PATCH, TRY, NAMED)
+
+
+def test_one_that_works_is_used_as_without_us(tmp_path):
+    """Loaded by what imports it, and not by what asks."""
+    path = package(
+        tmp_path,
+        NAME,
+        "",
+        {
+            "torchao/prototype/__init__.py": "",
+            "torchao/prototype/safetensors/__init__.py": "",
+            "torchao/prototype/safetensors/safetensors_support.py": "def __getattr__(name): return None",
+            "torchao/prototype/safetensors/safetensors_utils.py": "is_metadata_torchao = None",
+        },
+    )
+    as_without_us(path, NAME, "import_utils.is_torchao_available()", "import transformers.quantizers.auto")
