@@ -65,6 +65,8 @@ TARGETS = frozenset(
         "transformers.models.gemma4_unified.modeling_gemma4_unified",
         "transformers.models.mistral_large4.modeling_mistral_large4",
         "transformers.models.molmo2.modeling_molmo2",
+        "transformers.models.umt5.configuration_umt5",
+        "transformers.models.umt5.modeling_umt5",
         "transformers.pipelines.pt_utils",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.trainer",
