@@ -81,7 +81,9 @@ TARGETS = frozenset(
         "trl.trainer.dpo_trainer",
         "trl.trainer.grpo_trainer",
         "trl.trainer.online_dpo_trainer",
+        "trl.trainer.reward_trainer",
         "trl.trainer.rloo_trainer",
+        "trl.trainer.sft_trainer",
         "trl.trainer.utils",
         "vllm.sampling_params",
     }

@@ -28,18 +28,18 @@ def mended(patch: Patch) -> Iterator[None]:
         yield
 
 
-def model() -> Any:
-    """A causal language model with random weights, the same each time."""
+def model(kind: str = "LlamaForCausalLM", **more: Any) -> Any:
+    """A language model with random weights, the same each time."""
     import torch
     import transformers
 
     config = transformers.LlamaConfig(
         vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=1, **more,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return transformers.LlamaForCausalLM(config)
+        return getattr(transformers, kind)(config)
 
 
 def tokenizer() -> Any:
@@ -56,19 +56,41 @@ def tokenizer() -> Any:
 
 def loss(method: str, rows: dict[str, Any], *models: Any, **more: Any) -> float:
     """Loss of one step of a trainer of trl, named by its method."""
+    with trainer(method, rows, *models, **more) as made:
+        made.train()
+        return float(made.state.log_history[0]["loss"])
+
+
+def batch(method: str, rows: dict[str, Any], *models: Any, **more: Any) -> Any:
+    """The first batch of a trainer of trl, whose tokenizer puts a chat's messages one after the other."""
+    processing_class = tokenizer()
+    processing_class.chat_template = "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}"
+    with trainer(method, rows, *models, processing_class=processing_class, **more) as made:
+        return next(iter(made.get_train_dataloader()))
+
+
+@contextlib.contextmanager
+def trainer(
+    method: str,
+    rows: dict[str, Any],
+    *models: Any,
+    processing_class: Any = None,
+    args: Any = None,
+    **more: Any,
+) -> Iterator[Any]:
+    """A trainer of trl, named by its method; for one step of two rows, unless arguments say otherwise."""
     import trl
     from datasets import Dataset
 
     settings = {name: more.pop(name) for name in list(more) if name != "reward_funcs"}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = getattr(trl, f"{method}Config")(
+        args = args or getattr(trl, f"{method}Config")(
             output_dir=folder, max_steps=1, per_device_train_batch_size=2, logging_steps=1, report_to="none",
             save_strategy="no", use_cpu=True, bf16=False, gradient_checkpointing=False, seed=0, **settings,
         )  # fmt: skip
-        given = {"args": arguments, "train_dataset": Dataset.from_dict(rows), "processing_class": tokenizer()}
-        trainer = getattr(trl, f"{method}Trainer")(*models, **given, **more)
-        trainer.train()
-        return float(trainer.state.log_history[0]["loss"])
+        given = {"args": args, "train_dataset": Dataset.from_dict(rows)}
+        given["processing_class"] = processing_class or tokenizer()
+        yield getattr(trl, f"{method}Trainer")(*models, **given, **more)
 
 
 def dpo_loss() -> float:

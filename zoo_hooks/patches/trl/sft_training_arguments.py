@@ -1,0 +1,113 @@
+"""trl's SFT trainer fails on plain TrainingArguments of transformers 5.
+
+Symptom
+-------
+``SFTTrainer(args=TrainingArguments(...))`` raises ``KeyError: 'push_to_hub_token'``.
+
+Cause
+-----
+To make an ``SFTConfig`` of them, the trainer removes a deprecated argument from a dictionary of all.
+transformers 5.0.0 dropped that argument.
+
+Repair
+------
+The trainer is handed the ``SFTConfig`` that it would have made, as trl 0.27.2 makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
+
+NAME = "push_to_hub_token"
+
+
+def probe(module: ModuleType) -> Verdict:
+    from transformers import TrainingArguments
+
+    if NAME in TrainingArguments.__dataclass_fields__:
+        return Verdict.FIXED
+    methods = {"__init__": lambda _: None, "to_dict": lambda _: _Settings()}
+    arguments = type("Unmade", (TrainingArguments,), methods)()
+    init = module.SFTTrainer.__init__
+    with contextlib.suppress(_Used):
+        with symptom(KeyError, NAME, by=init):
+            init(object(), model=SimpleNamespace(config=SimpleNamespace(_name_or_path="")), args=arguments)
+            return Verdict.UNKNOWN  # it does not ask for the settings
+        return Verdict.AFFECTED
+    return Verdict.FIXED
+
+
+class _Used(Exception):
+    """Raised where the settings would become a config."""
+
+
+class _Settings(dict[str, Any]):
+    """Settings without the deprecated one."""
+
+    def keys(self) -> Any:
+        raise _Used
+
+    __iter__ = keys
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    own = functools.partial(_own, module.SFTConfig)
+    changes.wrap(module.SFTTrainer, "__init__", functools.partial(_with_config, own))
+
+
+def _own(config: Any, args: Any) -> Any:
+    """The config that is meant by the arguments, whose dictionary hides the token."""
+    from transformers import TrainingArguments
+
+    if not isinstance(args, TrainingArguments) or isinstance(args, config):
+        return args
+    return config(**{**args.to_dict(), "hub_token": args.hub_token})
+
+
+def _with_config(own: Callable[[Any], Any], original: Callable[..., None]) -> Callable[..., None]:
+    def __init__(self: Any, *given: Any, **named: Any) -> None:  # noqa: N807
+        if len(given) > 1:
+            given = (given[0], own(given[1]), *given[2:])
+        elif "args" in named:
+            named["args"] = own(named["args"])
+        original(self, *given, **named)
+
+    return __init__
+
+
+def canary() -> Figure:
+    from transformers import TrainingArguments
+
+    from zoo_hooks.patches.trl import _tiny, availability_flags
+
+    with _tiny.mended(availability_flags.PATCH), tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(folder, max_steps=7, report_to="none", use_cpu=True, save_strategy="no")
+        with _tiny.trainer("SFT", {"text": _tiny.PROMPTS}, _tiny.model(), args=args) as made:
+            seen = f"{type(made.args).__name__} of {made.args.max_steps} steps"
+    return Figure(seen, healthy=seen == "SFTConfig of 7 steps")
+
+
+PATCH = Patch(
+    module=__name__,
+    title="trl's SFT trainer fails on plain TrainingArguments",
+    severity="crash",
+    symptoms=("'push_to_hub_token' @ trl/trainer/sft_trainer.py",),
+    targets=("trl.trainer.sft_trainer",),
+    affects=("trl>=0.16.1,<0.27.2", "transformers>=5.0.0"),
+    links=(
+        "https://github.com/huggingface/trl/pull/4942",
+        "https://github.com/huggingface/trl/pull/4691",
+    ),
+    measures="config that the trainer makes of arguments for 7 steps (expected: SFTConfig of 7 steps)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
