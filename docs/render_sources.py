@@ -11,7 +11,7 @@ from zoo_hooks.model import Patch
 ROOT = Path(__file__).resolve().parents[1]
 START_UP = ROOT / "zoo_hooks" / "__init__.py"
 PROJECT = ROOT / "pyproject.toml"
-BESIDE = ("mlx", "numpy", "pypi_simple", "tokenizers", "torchcodec", "uv")
+BESIDE = ("mlx", "numpy", "pypi_simple", "safetensors", "tokenizers", "torchcodec", "uv")
 """Packages that are imported too, and are not there where types are checked."""
 
 

@@ -192,8 +192,8 @@ def test_every_status_is_explained():
 ROW = re.compile(r"^(\w+/[\w-]+)  APPLIED  5.5.0\n    (.*?);", re.MULTILINE)
 
 
-def test_outputs_that_are_shown_have_the_titles_and_the_number_of_patches():
-    """Records of what is APPLIED begin with the patch's title; ``osv`` writes one for each."""
+def test_outputs_that_are_shown_have_the_titles_of_patches():
+    """Records of what is APPLIED begin with the patch's title."""
     pages = "".join(file.read_text() for file in (ROOT / "docs").glob("*.md"))
     rows = ROW.findall(pages)
     assert {patch for patch, _ in rows} >= {
@@ -202,4 +202,3 @@ def test_outputs_that_are_shown_have_the_titles_and_the_number_of_patches():
     }
     for patch, words in rows:
         assert catalogue.get(patch).title.startswith(words)
-    assert re.findall(r"^(\d+) records in", pages, re.MULTILINE) == [str(len(catalogue.ids()))]
