@@ -2,3 +2,8 @@
 
 A tool of this repository, not of the package: ``python -m atlas --help``.
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+"""The checkout."""

@@ -14,7 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 import atlas
-from atlas import cells, measure
+from atlas import cells, measure, skeleton
 from atlas.book import CLAIMED, Book, Task, merged, pair
 from atlas.digests import digests_at
 from zoo_hooks.tool.atlas import Seen
@@ -23,6 +23,10 @@ from zoo_hooks.tool.atlas import Seen
 def main() -> int:
     """Measure, and write the file; returns 1 if anything is UNKNOWN or FAILED, or not as it was recorded."""
     options = _parser().parse_args()
+    if options.command == "patch":
+        print(*skeleton.write(options.id, options.target), sep="\n")
+        print("fill them in as CONTRIBUTING.md says, then run: python docs/render_catalogue.py --write")
+        return 0
     book = Book()
     book.only_checks = getattr(options, "check", False)
     if options.command == "cell":
@@ -51,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     cell = commands.add_parser("cell", help="one cell, as in transformers==5.24.0 peft==0.21.2")
     cell.add_argument("--check", action="store_true", help="compare, and leave the file as it is")
     cell.add_argument("requirements", nargs="+", metavar="NAME==VERSION")
+    patch = commands.add_parser("patch", help="write the files of a new patch, to be filled in")
+    patch.add_argument("id", metavar="UPSTREAM/BUG")
+    patch.add_argument("target", metavar="MODULE", help="the module in which the bug stands")
     for command in (new, changed, every, cell):
         command.add_argument("-j", type=int, default=1, metavar="N", help="cells at a time")
     return parser

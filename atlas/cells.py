@@ -15,7 +15,8 @@ import uv
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+from atlas import ROOT
+
 BASE = ROOT / ".tox" / "base"
 CELLS = ROOT / ".tox" / "cells"
 UV = uv.find_uv_bin()

@@ -13,7 +13,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from atlas.cells import ROOT
+from atlas import ROOT
 from zoo_hooks import catalogue
 from zoo_hooks.releases import claimed_upstreams
 from zoo_hooks.tool.atlas import Seen

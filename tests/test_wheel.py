@@ -106,7 +106,7 @@ def test_the_sdist_holds_the_project(sdist: Path, tmp_path: Path):
     """The source archive is the package, its tests, docs, benchmarks and tools, and the files around them."""
     expected = tree(
         "zoo_hooks", "tests", "docs", "benchmarks", "atlas", "hooks.pth", "hooks.start", "pyproject.toml",
-        "tox.ini", "toxfile.py", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore",
+        "tox.ini", "toxfile.py", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".gitignore",
     )  # fmt: skip
 
     root = unpack(sdist, tmp_path)
@@ -176,10 +176,14 @@ def test_three_libraries_are_required_and_upstreams_only_by_extras(metadata: ema
 
 
 def test_the_command_is_zoo_hooks(wheel: Path):
-    """The wheel brings one script, zoo-hooks, whose function exists."""
+    """The wheel brings one script, zoo-hooks, whose function exists, and the plugin of pytest."""
     points = read_wheel(wheel)[f"{INFO}/entry_points.txt"].decode()
-    assert points.split() == ["[console_scripts]", "zoo-hooks", "=", "zoo_hooks.tool.cli:main"]
+    assert points.split() == [
+        *("[console_scripts]", "zoo-hooks", "=", "zoo_hooks.tool.cli:main"),
+        *("[pytest11]", "zoo-hooks", "=", "zoo_hooks.plugin"),
+    ]
     assert callable(resolve_name("zoo_hooks.tool.cli:main"))
+    assert callable(resolve_name("zoo_hooks.plugin").pytest_report_header)
 
 
 def test_every_dependency_is_justified():

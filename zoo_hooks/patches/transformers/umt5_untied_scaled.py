@@ -51,7 +51,8 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def _names(model: Any) -> tuple[str, ...]:
-    return inspect.unwrap(model.forward).__code__.co_names
+    names: tuple[str, ...] = inspect.unwrap(model.forward).__code__.co_names
+    return names
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
