@@ -65,6 +65,7 @@ TARGETS = frozenset(
         "transformers.models.umt5.modeling_umt5",
         "transformers.pipelines.pt_utils",
         "transformers.quantizers.quantizer_bnb_4bit",
+        "transformers.tokenization_utils_base",
         "transformers.trainer",
         "triton.compiler.compiler",
         "trl",
