@@ -28,6 +28,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,9 +51,14 @@ def probe(module: ModuleType) -> Verdict:
     return Verdict.FIXED if said else Verdict.AFFECTED
 
 
+<<<<<<< HEAD
 def _names(model: Any) -> tuple[str, ...]:
     names: tuple[str, ...] = inspect.unwrap(model.forward).__code__.co_names
     return names
+=======
+def _names(model: Any) -> set[str]:
+    return {*inspect.unwrap(model.forward).__code__.co_names}
+>>>>>>> configs
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
@@ -83,7 +89,6 @@ def _keep(self: Any, value: Any) -> None:
 def canary() -> Figure:
     """Loads a checkpoint as transformers 4 saves it: the embeddings once, and the head."""
     import torch
-    from safetensors.torch import save_file
     from transformers import UMT5Config, UMT5ForConditionalGeneration
 
     shape = {"vocab_size": 80, "d_model": 64, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
@@ -94,7 +99,9 @@ def canary() -> Figure:
     ids = {"input_ids": _tiny.prompt(), "decoder_input_ids": _tiny.prompt()}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         weights = {name: value for name, value in model.state_dict().items() if "embed_tokens" not in name}
-        save_file(weights, Path(folder, "model.safetensors"), {"format": "pt"})
+        import_module("safetensors.torch").save_file(
+            weights, Path(folder, "model.safetensors"), {"format": "pt"}
+        )
         config = {"model_type": "umt5", **shape, TIED: False}
         Path(folder, "config.json").write_text(json.dumps(config))
         loaded = UMT5ForConditionalGeneration.from_pretrained(folder)
