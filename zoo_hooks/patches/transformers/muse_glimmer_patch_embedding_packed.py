@@ -1,0 +1,72 @@
+"""Muse Glimmer packed to 4 or 8 bits does not see its images.
+
+Symptom
+-------
+A Muse Glimmer that is packed by bitsandbytes answers as if all pixels were nearly alike, without any error.
+
+Cause
+-----
+``MuseGlimmerVisionPatchEmbedder.forward`` casts the pixels to ``patch_embedding.weight.dtype``. That of a
+packed weight is uint8 or int8, which is how it is stored and not what it computes in.
+
+Repair
+------
+If the weight is packed, the pixels are cast to the dtype that it had before, as they are where it is not.
+Any other model runs upstream's own forward.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _packed_cast, _tiny
+
+
+def probe(module: ModuleType) -> Verdict:
+    return _packed_cast.verdict(
+        module.MuseGlimmerVisionPatchEmbedder, "patch_embedding", _packed_cast.values(), None
+    )
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    _packed_cast.uncast(changes, module.MuseGlimmerVisionPatchEmbedder, "patch_embedding")
+
+
+def canary() -> Figure:
+    import torch
+    from transformers.models.muse_glimmer import configuration_muse_glimmer as configs
+    from transformers.models.muse_glimmer import modeling_muse_glimmer as models
+
+    config = configs.MuseGlimmerVisionConfig(
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        patch_size=8,
+        pos_emb_height=4,
+        pos_emb_width=4,
+    )
+    model = _tiny._seeded(models.MuseGlimmerVisionModel, config)  # noqa: SLF001 - its neighbour
+    patches, grid = torch.linspace(-1, 1, 16 * 384).reshape(16, 384), torch.tensor([[1, 4, 4]])
+    return _packed_cast.error(
+        model, "patch_embedder.patch_embedding", lambda one: one.patch_embedder(patches, grid)
+    )
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Muse Glimmer packed to 4 or 8 bits casts pixels to whole numbers",
+    severity="silent wrong result",
+    targets=("transformers.models.muse_glimmer.modeling_muse_glimmer",),
+    affects=("transformers>=5.15.0", "bitsandbytes>=0.46.1"),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/muse_glimmer/modeling_muse_glimmer.py#L681",
+        "https://github.com/huggingface/transformers/pull/46933",
+    ),
+    measures="relative error that packing brings to embedded patches (expected: < 0.4)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
