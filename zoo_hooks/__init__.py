@@ -71,6 +71,8 @@ TARGETS = frozenset(
         "transformers.models.muse_glimmer.modeling_muse_glimmer",
         "transformers.models.muse_spark.modeling_muse_spark",
         "transformers.models.siglip2.modeling_siglip2",
+        "transformers.models.umt5.configuration_umt5",
+        "transformers.models.umt5.modeling_umt5",
         "transformers.pipelines.pt_utils",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.tokenization_utils_base",

@@ -51,14 +51,8 @@ def probe(module: ModuleType) -> Verdict:
     return Verdict.FIXED if said else Verdict.AFFECTED
 
 
-<<<<<<< HEAD
-def _names(model: Any) -> tuple[str, ...]:
-    names: tuple[str, ...] = inspect.unwrap(model.forward).__code__.co_names
-    return names
-=======
 def _names(model: Any) -> set[str]:
     return {*inspect.unwrap(model.forward).__code__.co_names}
->>>>>>> configs
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
@@ -122,7 +116,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/umt5/configuration_umt5.py#L75-L76",
     ),
-    measures="relative error of the logits of a checkpoint with a head of its own (expected: 0.0)",
+    measures="relative error of the logits of a checkpoint with a head of its own (right: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,
