@@ -16,7 +16,7 @@ State = dict[str, str]
 
 
 class ProcessesDiffer(RuntimeError):
-    """The processes of a job do not have the same repairs; the message names each that is unlike most."""
+    """The processes of a job do not have the same repairs; the message names each that differs from most."""
 
 
 def check(group: Any = None) -> str:
@@ -58,7 +58,7 @@ def state() -> State:
 
 
 def differences(states: dict[str, State]) -> list[str]:
-    """A sentence for each process, by its name, that is unlike most; each names all in which it is."""
+    """A sentence for each process, by its name, that differs from most; each names all in which it does."""
     usual: State = {}
     for subject in sorted({subject for one in states.values() for subject in one}):
         values = Counter(one[subject] for one in states.values() if subject in one)

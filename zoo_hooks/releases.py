@@ -64,5 +64,5 @@ def misfits(upstreams: Iterable[str]) -> Iterator[str]:
             if has and applies and not needed.specifier.contains(has, prereleases=True):
                 yield (
                     f"{upstream} {version(upstream)} does not work with {needed.name} {has}, which no "
-                    f"patch can mend; what fits: pip install '{needed.name}{needed.specifier}'"
+                    f"patch can repair; what fits: pip install '{needed.name}{needed.specifier}'"
                 )

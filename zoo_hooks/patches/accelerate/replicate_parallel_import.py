@@ -1,4 +1,4 @@
-"""FSDP2 with tensor parallelism cannot be prepared: accelerate needs a class that transformers has no more.
+"""FSDP2 with tensor parallelism cannot be prepared: accelerate needs a class that transformers has removed.
 
 Symptom
 -------

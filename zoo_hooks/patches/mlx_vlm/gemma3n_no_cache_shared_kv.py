@@ -19,7 +19,7 @@ as an argument, so that eager mode, ``mx.compile`` and ``grad_checkpoint`` all d
 The loop over the layers is upstream's own and runs on a view of the model, so the model is never touched.
 Forwards with a cache, calls of single layers, subclasses that call their layers in another way, and
 models whose layers share nothing are as they were.
-Batches of more than one row raise in 0.4.4, which is not repaired; 0.5.0 has mended it.
+Batches of more than one row raise in 0.4.4, which is not repaired; 0.5.0 has fixed it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Repair
 ------
 The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
 has. All else of the cache, and the cache itself, is as it was.
-Batches of more than one row raise in 0.4.4, which is not repaired; 0.5.0 has mended it.
+Batches of more than one row raise in 0.4.4, which is not repaired; 0.5.0 has fixed it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def _prefixes_are_made() -> bool:
-    """Tell whether peft gets that far: up to 0.17.1 it asks for a method that transformers 5 has no more."""
+    """Tell whether peft gets that far: up to 0.17.1 it asks for a method that transformers 5 has removed."""
     from transformers import DynamicCache
 
     method, get_prompt = "from_legacy_cache", sys.modules[PEFT_MODEL].PeftModel.get_prompt

@@ -36,7 +36,7 @@ def probe(module: ModuleType) -> Verdict:
     with symptom(TypeError, SYMPTOM):
         right = _renaming(module).convert("probe", loading_info=None) == tensors
         return Verdict.FIXED if right else Verdict.UNKNOWN
-    with symptom(TypeError, SYMPTOM):  # peft's side may have been mended instead
+    with symptom(TypeError, SYMPTOM):  # peft's side may have been repaired instead
         return Verdict.FIXED if _converted(module, [1.0]) == [1.0] else Verdict.UNKNOWN
     pair = _renaming(module).convert("probe")  # what the repair takes apart
     return Verdict.AFFECTED if isinstance(pair, tuple) and pair[0] == tensors else Verdict.UNKNOWN

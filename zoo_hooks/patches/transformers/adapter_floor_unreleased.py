@@ -13,9 +13,10 @@ prompt learning in each peft that is released.
 
 Repair
 ------
-The floor is that of 5.23.0 as long as peft finds the cache by its new name: while
+The floor is that of 5.23.0 as long as peft finds the cache under its new name: while
 ``peft/prompt-learning-generate``, ``peft/prefix-tuning-heads`` and ``peft/shadow-cache-dropped`` are in
-force, or others have mended the same. Otherwise it stays as it is. A peft below 0.20.0 is refused as before.
+force, or others have repaired the same. Otherwise it stays as it is. A peft below 0.20.0 is refused as
+before.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 
 def _cache_is_found() -> bool:
-    """Tell whether peft, as it is now, finds the cache by its new name."""
+    """Tell whether peft, as it is now, finds the cache under its new name."""
     import peft  # noqa: F401 - so that all of its modules are there
 
     from zoo_hooks.patches.peft import prefix_tuning_heads, prompt_learning_generate, shadow_cache_dropped

@@ -152,7 +152,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/issues/46629",
         "https://github.com/huggingface/transformers/pull/47347",
     ),
-    measures="tokens unlike those without a draft model, of 28, window 8 (expected: 0)",
+    measures="tokens that differ from decoding without a draft model, of 28, window 8 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

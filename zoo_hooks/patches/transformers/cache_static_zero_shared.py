@@ -55,7 +55,7 @@ PATCH = Patch(
     targets=("transformers.cache_utils",),
     affects=("transformers>=4.56.0,<5.10.1",),
     links=("https://github.com/huggingface/transformers/pull/46235",),
-    measures="tokens unlike those decoded without a cache, of 24 (expected: 0)",
+    measures="tokens that differ from decoding without a cache, of 24 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -20,7 +20,8 @@ When a model class is made whose ``forward`` takes the cache only by an old name
 ``cache_params``), that function takes the new one too, and sees it by the old one; its signature stays.
 So it is with classes that are there already. Who gives the cache by both names, or one of them by
 position, is left to upstream. The classes keep the wrapper if the repair is undone, and it does nothing
-then. A ``forward`` that looks the cache up in ``**kwargs`` is told of, for what it hands on would warn.
+then. A ``forward`` that looks the cache up in ``**kwargs`` gets a warning only, because what it passes on
+would warn.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Symptom
 Training of Gemma-4 E2B and E4B, Gemma-3n and others whose last layers use the K/V of earlier ones
 learns worse, without any error: the loss is right, the gradients are not. The layers that make the
 shared K/V get none through those that use it, so they and all before them are wrong (cosine down
-to 0.5). It is so with ``use_reentrant=True``, and where the keyword is absent, which torch takes as
+to 0.5). This holds with ``use_reentrant=True``, and where the keyword is absent, which torch takes as
 True: ``peft.prepare_model_for_kbit_training(model)``, the usual way to QLoRA, does that. Mistral Large 4,
 whose rotary embeddings learn from 5.24.0 on, raises in the backward instead.
 

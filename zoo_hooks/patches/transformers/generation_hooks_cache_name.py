@@ -18,7 +18,8 @@ Where a model class is made that overrides such a step: what takes ``past_key_va
 takes ``cache`` too. What looks an old name up in the dict ``model_kwargs`` is lent one that answers to all
 names of the cache and lists it once, as ``cache``; and so does what ``prepare_inputs_for_generation`` of
 the class below returns. A dict that it returns has the cache under the new name. Steps that are handed
-``**model_kwargs``, such as an own ``_sample``, get a plain dict from Python, so they are told of only.
+``**model_kwargs``, such as an own ``_sample``, get a plain dict from Python, so a warning is all that
+they get.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names on the skip list of 4-bit packing that stand inside a path are passed over.
+"""The skip list of 4-bit packing ignores a name that stands inside a path.
 
 Symptom
 -------
@@ -72,7 +72,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Names inside a path are passed over by the skip list of 4-bit packing",
+    title="the skip list of 4-bit packing ignores names inside a path",
     severity="silent wrong result",
     targets=("transformers.quantizers.quantizer_bnb_4bit",),
     affects=("transformers>=5.0.0rc1", "bitsandbytes>=0.46.1"),

@@ -116,7 +116,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/umt5/configuration_umt5.py#L75-L76",
     ),
-    measures="relative error of the logits of a checkpoint with a head of its own (right: 0.0)",
+    measures="relative error of the logits of a checkpoint with a head of its own (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,
