@@ -16,9 +16,9 @@ to which prompts are cut is an argument of ``LLM.generate`` and ``LLM.chat``.
 Repair
 ------
 In the modules of TRL that do so ``SamplingParams`` passes the argument on under its new name. vLLM's own
-class is as it was, and its objects are made. A ``structured_outputs`` among the ``generation_kwargs`` is kept. The
-length travels in ``extra_args``, which vLLM leaves to others, to the ``LLM`` that the module makes, whose two
-methods hand it on.
+class is as it was, and its objects are made. A ``structured_outputs`` among the ``generation_kwargs`` is
+kept. The length travels in ``extra_args``, which vLLM leaves to others, to the ``LLM`` that the module makes,
+whose two methods pass it on.
 """
 
 from __future__ import annotations
