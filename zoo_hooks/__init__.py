@@ -41,6 +41,7 @@ TARGETS = frozenset(
         "mlx_vlm.models.gemma4.gemma4",
         "mlx_vlm.models.gemma4.language",
         "multiprocess.resource_tracker",
+        "peft.import_utils",
         "peft.peft_model",
         "peft.tuners",
         "peft.tuners.lora.model",
