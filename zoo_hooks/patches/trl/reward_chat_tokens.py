@@ -47,7 +47,7 @@ PATCH = Patch(
     module=__name__,
     title="trl's reward trainer fails on chats",
     severity="crash",
-    symptoms=("Could not infer dtype of dict @ trl/trainer/reward_trainer.py",),
+    symptoms=("Could not infer dtype of dict @ trl.trainer.reward_trainer",),
     targets=("trl.trainer.reward_trainer",),
     affects=("trl>=0.24.0,<0.25.0", "transformers>=5.0.0"),
     links=(

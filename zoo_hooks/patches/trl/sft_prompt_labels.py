@@ -55,7 +55,7 @@ PATCH = Patch(
     severity="silent wrong result",
     symptoms=(
         "Mismatch between tokenized prompt and the start of tokenized prompt+completion",
-        "Could not infer dtype of dict @ trl/trainer/sft_trainer.py",
+        "Could not infer dtype of dict @ trl.trainer.sft_trainer",
     ),
     targets=("trl.trainer.sft_trainer",),
     affects=("trl>=0.19.0,<0.27.1", "transformers>=5.0.0"),

@@ -99,7 +99,7 @@ PATCH = Patch(
     module=__name__,
     title="trl's SFT trainer fails on plain TrainingArguments",
     severity="crash",
-    symptoms=("'push_to_hub_token' @ trl/trainer/sft_trainer.py",),
+    symptoms=("KeyError: 'push_to_hub_token' @ trl.trainer.sft_trainer",),
     targets=("trl.trainer.sft_trainer",),
     affects=("trl>=0.16.1,<0.27.2", "transformers>=5.0.0"),
     links=(
