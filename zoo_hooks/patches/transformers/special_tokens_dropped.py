@@ -64,7 +64,7 @@ PATCH = Patch(
     targets=("transformers.tokenization_utils_base",),
     affects=("transformers>=5.1.0,<5.18.0",),
     links=("https://github.com/huggingface/transformers/issues/47838",),
-    measures="special tokens of a config that are read as unknown (of 2; right: 0)",
+    measures="special tokens of a config that are read as unknown (of 2; expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,
