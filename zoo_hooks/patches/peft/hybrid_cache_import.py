@@ -58,7 +58,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="import peft fails, for transformers 5 has no HybridCache",
+    title="import peft fails because transformers 5 has no HybridCache",
     severity="crash",
     symptoms=("cannot import name 'HybridCache' from 'transformers' @ peft.peft_model",),
     targets=("peft.peft_model",),
