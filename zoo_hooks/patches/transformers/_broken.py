@@ -83,7 +83,7 @@ def with_broken(name: str, code: str, beside: dict[str, str] | None = None, vers
             f"{name}-{version}.dist-info/top_level.txt": name,
         }
         for file, text in (files | (beside or {})).items():
-            Path(folder, file).parent.mkdir(exist_ok=True)
+            Path(folder, file).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, file).write_text(text)
         start = f"import sys, zoo_hooks\nzoo_hooks.init()\nsys.path.insert(0, {folder!r})\n"
         run = subprocess.run(
