@@ -28,6 +28,7 @@ __all__ = ["activate", "disabled", "distributed", "fingerprint", "init", "report
 TARGETS = frozenset(
     {
         "accelerate.accelerator",
+        "accelerate.utils.imports",
         "compressed_tensors.quantization.lifecycle.initialize",
         "datasets.features.video",
         "dill._dill",
