@@ -45,7 +45,8 @@ def as_if_absent(folder: Path, name: str, patch: str, code: str, named: str = ""
     """What needs no such package works as without it, what names it gets its error; one warning has it."""
     seen = child(BEGIN + code + status(patch) + named, PYTHONPATH=package(folder, name))
     expected, _, errors = seen.stdout.partition("APPLIED\n")
-    assert expected == python("import sys\n" + code, ZOO_HOOKS="0")
+    absent = f"import sys\nsys.modules[{name!r}] = None\n"  # also where a real one is installed
+    assert expected == python(absent + code, ZOO_HOOKS="0")
     assert [line.split(" ", 1)[1] for line in errors.splitlines()] == [
         f"ImportError {name}: {SYMBOL}"
     ] * errors.count("\n")

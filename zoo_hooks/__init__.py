@@ -30,6 +30,7 @@ __all__ = ["activate", "config", "disabled", "distributed", "fingerprint", "init
 TARGETS = frozenset(
     {
         "accelerate.accelerator",
+        "accelerate.utils.imports",
         "compressed_tensors.quantization.lifecycle.initialize",
         "datasets.features.video",
         "dill._dill",

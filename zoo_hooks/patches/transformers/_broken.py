@@ -71,19 +71,26 @@ class Torchcodec:
         return self.works
 
 
-def with_broken(name: str, code: str, beside: dict[str, str] | None = None, version: str = "9.0.0") -> Figure:
+def with_broken(
+    name: str,
+    code: str,
+    beside: dict[str, str] | None = None,
+    version: str = "9.0.0",
+    distribution: str = "",
+) -> Figure:
     """What code gives beside a broken package, in a child, for upstreams remember what is there."""
     import_module("torch")  # where there is none, it is this interpreter that should say so
+    metadata = f"{(distribution or name).replace('-', '_')}-{version}.dist-info"
     with tempfile.TemporaryDirectory() as folder:
         files = {
             f"{name}/__init__.py": f"raise ImportError('{name}: undefined symbol: _ZN3c10')",
-            f"{name}-{version}.dist-info/METADATA": (
-                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            f"{metadata}/METADATA": (
+                f"Metadata-Version: 2.1\nName: {distribution or name}\nVersion: {version}\n"
             ),
-            f"{name}-{version}.dist-info/top_level.txt": name,
+            f"{metadata}/top_level.txt": name,
         }
         for file, text in (files | (beside or {})).items():
-            Path(folder, file).parent.mkdir(exist_ok=True)
+            Path(folder, file).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, file).write_text(text)
         start = f"import sys, zoo_hooks\nzoo_hooks.init()\nsys.path.insert(0, {folder!r})\n"
         run = subprocess.run(
