@@ -68,6 +68,7 @@ TARGETS = frozenset(
         "transformers.models.siglip2.modeling_siglip2",
         "transformers.pipelines.pt_utils",
         "transformers.quantizers.quantizer_bnb_4bit",
+        "transformers.quantizers.quantizer_bnb_8bit",
         "transformers.trainer",
         "triton.compiler.compiler",
         "trl",
