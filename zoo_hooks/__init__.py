@@ -56,6 +56,7 @@ TARGETS = frozenset(
         "transformers.models.cosmos3_edge.modeling_cosmos3_edge",
         "transformers.models.diffusion_gemma.modeling_diffusion_gemma",
         "transformers.models.ernie4_5_vl_moe.modeling_ernie4_5_vl_moe",
+        "transformers.models.gemma3.modeling_gemma3",
         "transformers.models.gemma3n.modeling_gemma3n",
         "transformers.models.gemma4.configuration_gemma4",
         "transformers.models.gemma4.modeling_gemma4",
