@@ -21,47 +21,20 @@ checkpoint holds packed is still unpacked (``transformers/bare-linear-packed-4bi
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _calls, _four_bit
+from zoo_hooks.patches.transformers import _four_bit, _skip_list
 
 
 def probe(_: ModuleType) -> Verdict:
-    from transformers.quantizers import quantizers_utils
-
-    if not hasattr(quantizers_utils, "should_convert_module"):
-        return Verdict.FIXED  # before 5.0 bitsandbytes had its own way to match names
-    packed = quantizers_utils.should_convert_module("model.vision_tower.proj", ["vision_tower"])
-    return Verdict.AFFECTED if packed else Verdict.FIXED
+    return _skip_list.verdict()
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    changes.wrap(module.Bnb4BitHfQuantizer, "_process_model_before_weight_loading", _process)
-
-
-def _process(original: Callable[..., Any]) -> Callable[..., Any]:
-    find = _calls.first_argument(original)
-
-    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = self.quantization_config.llm_int8_skip_modules or []
-        paths = _paths(find(args, kwargs), given)
-        if not paths <= set(given):
-            self.quantization_config = copy.copy(self.quantization_config)
-            self.quantization_config.llm_int8_skip_modules = [*given, *sorted(paths - set(given))]
-        return original(self, *args, **kwargs)
-
-    return process
-
-
-def _paths(model: Any, names: list[str]) -> set[str]:
-    """Paths of the modules that hold others and whose own name, or last names, are given."""
-    holders = [path for path, module in model.named_modules() if next(module.children(), None) is not None]
-    return {path for path in holders for name in names if path.endswith("." + name)}
+    process = _skip_list.with_paths()
+    changes.wrap(module.Bnb4BitHfQuantizer, "_process_model_before_weight_loading", process)
 
 
 def canary() -> Figure:
