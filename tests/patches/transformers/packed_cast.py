@@ -93,11 +93,7 @@ class PackedCast:
             assert (getattr(self.target, self.kind).forward is forward) != applied
 
     def test_the_probe_leaves_unknown_code_alone(self):
-<<<<<<< HEAD
-        """A forward that does not come to its layer is UNKNOWN; one that casts to floats is FIXED."""
-=======
         """A forward that does not come to its layer is UNKNOWN; one that leaves a floating dtype is FIXED."""
->>>>>>> families
 
         class Other:
             def forward(self, given, *_):

@@ -1,4 +1,4 @@
-"""Names on the skip list of 8-bit packing that stand inside a path are passed over.
+"""The skip list of 8-bit packing ignores a name that stands inside a path.
 
 Symptom
 -------
@@ -16,7 +16,7 @@ Repair
 Before the modules are converted, the quantiser's list gains the full paths of those that a given name stands
 inside of. They are saved with the model, so that it also loads without this repair; the config that the user
 made is not touched. A checkpoint that holds packed weights inside of such a module was made with its name
-passed over, and is loaded as without the repair. This is seen in safetensors only.
+ignored, and is loaded as without the repair. This is seen in safetensors only.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Names inside a path are passed over by the skip list of 8-bit packing",
+    title="the skip list of 8-bit packing ignores names inside a path",
     severity="silent wrong result",
     symptoms=("'Parameter' object has no attribute 'CB' @ bitsandbytes/nn/modules.py",),
     targets=("transformers.quantizers.quantizer_bnb_8bit",),
