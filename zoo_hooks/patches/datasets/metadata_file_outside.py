@@ -1,0 +1,143 @@
+"""A folder's metadata can name any file of the machine, which then becomes part of the data (CVE-2026-66007).
+
+Symptom
+-------
+Loading a folder of images, audio or video whose ``metadata.csv``, ``.jsonl`` or ``.parquet`` has
+``../../home/me/.ssh/id_rsa``, ``/etc/passwd`` or ``file:///etc/passwd`` as a ``file_name`` reads that file,
+and ``push_to_hub`` then publishes what was in it.
+
+Cause
+-----
+What ``file_name`` says is joined to the folder of the metadata, and nobody looks at where it leads.
+
+Repair
+------
+A ``file_name`` that is not a path within the folder of its metadata ends loading with an error that shows
+it, as from 5.0.1 on. All that stands for an image, audio or video is looked at, under each of the names
+(``file_name``, ``left_file_name``, ``file_names``), and no other column.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import posixpath
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path, PureWindowsPath
+from types import CodeType, ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+
+ENDS = ("_file_names", "_file_name")
+
+
+class Refused(ValueError):
+    """As upstream refuses."""
+
+
+def probe(module: ModuleType) -> Verdict:
+    builder = module.FolderBasedBuilder
+    texts = repr([*_constants(inspect.unwrap(builder._generate_examples).__code__)])  # noqa: SLF001
+    if "Invalid metadata file_name" in texts:
+        return Verdict.FIXED
+    known = "_file_name" in texts and hasattr(builder, "_read_metadata")
+    return Verdict.AFFECTED if known else Verdict.UNKNOWN
+
+
+def _constants(code: CodeType) -> Iterator[Any]:
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from _constants(one)
+        else:
+            yield one
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(module.FolderBasedBuilder, "_read_metadata", _refusing)
+
+
+def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def read_metadata(self: Any, *args: Any, **kwargs: Any) -> Any:
+        media = {*_keys(self.info.features or {})}
+        for table in original(self, *args, **kwargs):
+            for field in table.schema if media else ():
+                if "file_name" in str(field):
+                    for path in _paths(field.name, table[field.name].to_pylist(), media):
+                        _refuse(path)
+            yield table
+
+    return read_metadata
+
+
+def _keys(features: Any) -> Iterator[str]:
+    """Names under which features stand, at any depth."""
+    if isinstance(features, dict):
+        for key, value in features.items():
+            yield key
+            yield from _keys(value)
+    elif isinstance(features, (list, tuple)):
+        for value in features:
+            yield from _keys(value)
+    elif hasattr(features, "feature"):
+        yield from _keys(features.feature)
+
+
+def _paths(key: str, value: Any, media: set[str]) -> Iterator[str]:
+    """What stands for a file in a value, which is that of a key, at any depth."""
+    if isinstance(value, dict):
+        for inner, one in value.items():
+            yield from _paths(inner, one, media)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _paths(key, one, media)
+    elif isinstance(value, str):
+        stem = key.removesuffix(ENDS[0]).removesuffix(ENDS[1])
+        if key in ("file_name", "file_names") or (stem != key and stem in media):
+            yield value
+
+
+def _refuse(path: str) -> None:
+    plain = posixpath.normpath(path.replace("\\", "/"))
+    absolute = posixpath.isabs(plain) or bool(PureWindowsPath(path).drive)
+    if absolute or "://" in path or plain == ".." or plain.startswith("../"):
+        raise Refused(
+            f"Invalid metadata file_name {path!r}: it leads out of the folder of its metadata (CVE-2026-66007)"
+        )
+
+
+def canary() -> Figure:
+    """Reads a good folder first, which must not raise."""
+    from datasets import Features, Image
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    found: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder:
+        builder = ImageFolder(cache_dir=folder, data_dir=folder)
+        builder.info.features = Features({"image": Image()})
+        file = Path(folder, "metadata.jsonl")
+        for name in ("a.png", "../secret.png"):
+            file.write_text(json.dumps({"file_name": name}))
+            files = {"files": [], "metadata_files": [(str(file), str(file))]}
+            with suppress(Refused):
+                found += builder._generate_examples(**files, add_metadata=True, add_labels=False)  # noqa: SLF001
+    count = sum(".." in str(one) or "secret" in str(one) for one in found)
+    return Figure(count, healthy=count == 0 and len(found) == 1)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="A folder's metadata makes datasets read files outside of it",
+    severity="security",
+    targets=("datasets.packaged_modules.folder_based_builder.folder_based_builder",),
+    affects=("datasets<5.0.1",),
+    links=("https://nvd.nist.gov/vuln/detail/CVE-2026-66007",),
+    measures="files outside of a folder that its metadata made part of the data (expected: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,
+)

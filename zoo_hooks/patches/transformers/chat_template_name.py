@@ -1,0 +1,106 @@
+"""Saving a tokenizer or processor writes a chat template wherever its name leads (CVE-2026-9856).
+
+Symptom
+-------
+``save_pretrained`` of a tokenizer that was loaded from a foreign ``tokenizer_config.json`` writes files
+outside of the folder that it is given: a chat template with the name ``../../.bashrc`` ends two folders
+above it, with whatever the config has as its text. ``Trainer`` saves the tokenizer with each checkpoint.
+
+Cause
+-----
+From 4.52 on each template that has a name is written to ``chat_templates/<name>.jinja``, and nobody looks
+at the name.
+
+Repair
+------
+A name that is not that of a plain file ends saving with an error that shows it, as from 5.10.0 on.
+Templates with other names are saved as ever, and so are all of them within ``tokenizer_config.json``
+(``save_jinja_files=False``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _tokenizer_config
+from zoo_hooks.patches.transformers._refused import Refused
+
+SAVING = {"PreTrainedTokenizerBase": "save_chat_templates", "ProcessorMixin": "save_pretrained"}
+
+
+def _place(module: ModuleType) -> tuple[Any, str]:
+    return next((vars(module)[cls], name) for cls, name in SAVING.items() if cls in vars(module)
+                and vars(module)[cls].__module__ == module.__name__)  # fmt: skip
+
+
+def probe(module: ModuleType) -> Verdict:
+    owner, name = _place(module)
+    code = inspect.unwrap(getattr(owner, name, probe)).__code__
+    if "CHAT_TEMPLATE_DIR" not in code.co_names:
+        return Verdict.FIXED
+    return Verdict.FIXED if "Invalid chat template name" in repr(code.co_consts) else Verdict.AFFECTED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(*_place(module), _refusing)
+
+
+def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    whole = "save_jinja_files" in inspect.signature(original).parameters
+
+    def save(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind(self, *args, **kwargs).arguments if whole else kwargs
+        if given.get("save_jinja_files", True) and isinstance(self.chat_template, dict):
+            for name in self.chat_template:
+                file = f"{name}.jinja"
+                if Path(file).name != file:
+                    raise Refused(
+                        f"Invalid chat template name: {name!r}. It would be written outside of the folder "
+                        "(CVE-2026-9856)"
+                    )
+        return original(self, *args, **kwargs)
+
+    return save
+
+
+def canary() -> Figure:
+    """Saves good templates first, which must not raise."""
+    from contextlib import suppress
+
+    from transformers import PreTrainedTokenizerFast
+
+    with tempfile.TemporaryDirectory() as folder:
+        where = _tokenizer_config.saved(Path(folder, "it"), ["<unk>", "a"])
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(where)
+        tokenizer.chat_template = {"default": "x", "tools": "y"}
+        tokenizer.save_pretrained(Path(folder, "good"))
+        tokenizer.chat_template = {"default": "x", "../../escaped": "y"}
+        with suppress(Refused):
+            tokenizer.save_pretrained(Path(folder, "deep", "save"))
+        count = len({*Path(folder).rglob("escaped*")})
+    return Figure(count, healthy=count == 0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="A chat template's name makes save_pretrained write outside of its folder",
+    severity="security",
+    targets=("transformers.tokenization_utils_base", "transformers.processing_utils"),
+    affects=("transformers>=4.52.1,<5.10.0",),
+    links=(
+        "https://github.com/huggingface/transformers/pull/46191",
+        "https://nvd.nist.gov/vuln/detail/CVE-2026-9856",
+    ),
+    measures="files that saving a tokenizer created outside of the folder (expected: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+    behavioural=False,
+)
