@@ -105,7 +105,8 @@ def _refuse(path: str) -> None:
     absolute = posixpath.isabs(plain) or bool(PureWindowsPath(path).drive)
     if absolute or "://" in path or plain == ".." or plain.startswith("../"):
         raise Refused(
-            f"Invalid metadata file_name {path!r}: it leads out of the folder of its metadata (CVE-2026-66007)"
+            f"Invalid metadata file_name {path!r}: it leads out of the folder of its metadata "
+            "(CVE-2026-66007)"
         )
 
 
