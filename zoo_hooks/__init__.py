@@ -64,6 +64,7 @@ TARGETS = frozenset(
         "transformers.models.mistral_large4.modeling_mistral_large4",
         "transformers.pipelines.pt_utils",
         "transformers.quantizers.quantizer_bnb_4bit",
+        "transformers.tokenization_mistral_common",
         "transformers.trainer",
         "transformers.utils.import_utils",
         "triton.compiler.compiler",
@@ -86,6 +87,7 @@ BEFORE = frozenset(
     {
         "peft.peft_model",
         "peft.utils.transformers_weight_conversion",
+        "transformers.tokenization_mistral_common",
         "trl",
         "trl.scripts.vllm_serve",
         "trl.trainer.dpo_trainer",
