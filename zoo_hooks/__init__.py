@@ -82,6 +82,7 @@ TARGETS = frozenset(
         "transformers.processing_utils",
         "transformers.quantizers.quantizer_bnb_4bit",
         "transformers.quantizers.quantizer_bnb_8bit",
+        "transformers.tokenization_mistral_common",
         "transformers.tokenization_utils_base",
         "transformers.trainer",
         "transformers.utils.import_utils",
@@ -107,6 +108,7 @@ BEFORE = frozenset(
     {
         "peft.peft_model",
         "peft.utils.transformers_weight_conversion",
+        "transformers.tokenization_mistral_common",
         "trl",
         "trl.scripts.vllm_serve",
         "trl.trainer.dpo_trainer",
