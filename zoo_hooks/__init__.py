@@ -52,6 +52,7 @@ TARGETS = frozenset(
         "transformers.integrations.bitsandbytes",
         "transformers.integrations.integration_utils",
         "transformers.integrations.peft",
+        "transformers.masking_utils",
         "transformers.modeling_layers",
         "transformers.modeling_outputs",
         "transformers.modeling_utils",
