@@ -29,8 +29,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _tokenizer_config
-from zoo_hooks.patches.transformers._refused import Refused
+from zoo_hooks.patches.transformers import _refused, _tokenizer_config
 
 SAVING = {"PreTrainedTokenizerBase": "save_chat_templates", "ProcessorMixin": "save_pretrained"}
 
@@ -61,7 +60,7 @@ def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
             for name in self.chat_template:
                 file = f"{name}.jinja"
                 if Path(file).name != file:
-                    raise Refused(
+                    raise _refused.Refused(
                         f"Invalid chat template name: {name!r}. It would be written outside of the folder "
                         "(CVE-2026-9856)"
                     )
@@ -82,7 +81,7 @@ def canary() -> Figure:
         tokenizer.chat_template = {"default": "x", "tools": "y"}
         tokenizer.save_pretrained(Path(folder, "good"))
         tokenizer.chat_template = {"default": "x", "../../escaped": "y"}
-        with suppress(Refused):
+        with suppress(_refused.Refused):
             tokenizer.save_pretrained(Path(folder, "deep", "save"))
         count = len({*Path(folder).rglob("escaped*")})
     return Figure(count, healthy=count == 0)

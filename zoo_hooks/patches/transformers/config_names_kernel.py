@@ -31,7 +31,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers._refused import Refused
+from zoo_hooks.patches.transformers import _refused
 
 KEYS = ("_attn_implementation_internal", "_attn_implementation")
 READ = "_dict_from_json_file"
@@ -58,7 +58,7 @@ def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
     def read(cls: Any, json_file: Any) -> Any:
         said = original(cls, json_file)
         for key, name in _kernels(said):
-            raise Refused(
+            raise _refused.Refused(
                 f"{json_file} says {key}: {name!r}, which would run the code of that repository without "
                 "consent (CVE-2026-4372). Pass attn_implementation if it is what you want"
             )
@@ -84,7 +84,7 @@ def canary() -> Figure:
         file.write_text(json.dumps({"model_type": "llama", KEYS[1]: "eager"}))
         AutoConfig.from_pretrained(folder)
         file.write_text(json.dumps({"model_type": "llama", KEYS[0]: "somebody/something"}))
-        with suppress(Refused):
+        with suppress(_refused.Refused):
             named = AutoConfig.from_pretrained(folder)._attn_implementation  # noqa: SLF001
     return Figure(int(named is not None), healthy=named is None)
 
