@@ -15,7 +15,7 @@ Repair
 ------
 For a model of transformers whose forward computes a loss and hands its keywords on to none, ``Trainer``
 divides by the number of batches, as it does for models without ``**kwargs``. Left alone are trainers that
-compute the loss themselves, and models that say ``accepts_loss_kwargs``. From 5.3.0 to 5.5.3 accelerate
+compute the loss themselves, and models that say ``accepts_loss_kwargs``. From 5.2.0 to 5.5.3 accelerate
 divides a second time, so that these gradients are right.
 """
 
@@ -133,7 +133,7 @@ PATCH = Patch(
     title="with gradient accumulation, Trainer does not average the losses of classifiers",
     severity="silent wrong result",
     targets=("transformers.trainer",),
-    affects=("transformers>=4.54.0,!=5.3.0,!=5.4.0,!=5.5.0,!=5.5.1,!=5.5.2,!=5.5.3",),
+    affects=("transformers>=4.54.0,!=5.2.0,!=5.3.0,!=5.4.0,!=5.5.0,!=5.5.1,!=5.5.2,!=5.5.3",),
     links=(
         "https://github.com/huggingface/transformers/issues/47688",
         "https://github.com/huggingface/transformers/pull/47836",
