@@ -1,0 +1,109 @@
+"""Padding masks that the layers of a text model would take for their attention mask."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Verdict
+from zoo_hooks.patches.mlx_vlm import _padding, _tiny
+
+Call = Callable[..., Any]
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 96,
+}
+"""What the configs of the families have in common."""
+VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "patch_size": 14}
+
+
+class _Same(SimpleNamespace):
+    """Stands in for a part that is called, and gives back what it is given."""
+
+    def __call__(self, x: Any, *_: Any) -> Any:
+        return x
+
+
+def verdict(module: ModuleType, backbone: str, **given: Any) -> Verdict:
+    """Tell whether the loop over the layers hands a mask of [batch, length] on to them.
+
+    ``given`` is what the loop wants besides tokens, their embeddings and the mask.
+    """
+    import mlx.core as mx
+
+    kind: Any = getattr(module, backbone, None)
+    if not isinstance(kind, type):
+        return Verdict.UNKNOWN
+    if "mask" not in inspect.signature(kind.__call__).parameters:
+        return Verdict.FIXED
+    seen: list[Any] = []
+    hidden = mx.zeros((2, 3, 4))
+
+    def layer(x: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["mask"] if "mask" in kwargs else args[0])
+        return x
+
+    part = _Same(weight=hidden)
+    model = SimpleNamespace(layers=[layer], blocks=[layer], num_layers=1, start_idx=0)
+    model.norm = model.ln_f = model.lm_head = model.emb_drop = model.rotary_emb = part
+    model.config = SimpleNamespace(cross_attention_layers=())
+    tokens, mask = mx.zeros((2, 3), dtype=mx.int32), mx.ones((2, 3), dtype=mx.int32)
+    kind.__call__(model, tokens, inputs_embeds=hidden, mask=mask, **given)
+    if len(seen) != 1:
+        return Verdict.UNKNOWN
+    return Verdict.AFFECTED if getattr(seen[0], "ndim", 0) == mask.ndim else Verdict.FIXED
+
+
+def keep_causal(changes: Changes, backbone: Any) -> None:
+    """Let a mask of [batch, length] add to the causal mask, in a forward whose cache is empty."""
+
+    def make(original: Call) -> Call:
+        names = [*inspect.signature(original).parameters][1:]
+        position = names.index("mask")
+
+        def causal(self: Any, *args: Any, **kwargs: Any) -> Any:
+            mask: Any = args[position] if len(args) > position else kwargs.get("mask")
+            if getattr(mask, "ndim", 0) != 2:  # noqa: PLR2004 - also None, and the word "causal"
+                return original(self, *args, **kwargs)
+            given = dict(zip(names, args, strict=False)) | kwargs
+            of: Any = given[names[0]] if given.get("inputs_embeds") is None else given["inputs_embeds"]
+            if of.shape[:2] == mask.shape and _is_empty(given.get("cache")):
+                given["mask"] = _padding.without_padding("causal", mask, mask.shape[1])
+            return original(self, **given)
+
+        return causal
+
+    changes.wrap(backbone, "__call__", make)
+
+
+def _is_empty(cache: Any) -> bool:
+    if cache is None or cache[0] is None:
+        return True
+    offset = getattr(cache[0], "offset", None)
+    return isinstance(offset, int) and offset == 0
+
+
+def figure(model: Any) -> Figure:
+    """Canary: the last token moves no earlier logit, and rows of a batch are each text alone."""
+    import mlx.core as mx
+
+    tokens, ones = _tiny.prompt(12, batch=2), mx.ones((1, 12), dtype=mx.int32)
+    other = mx.concatenate([tokens[:1, :-1], tokens[:1, -1:] + 1], axis=1)
+    right, first = model(tokens[:1], None, None).logits, model(tokens[:1], None, ones).logits
+    moved = abs(first - model(other, None, ones).logits)[:, :-1].max().item()
+    wrong = abs(first - right).max().item()
+    padded = mx.concatenate([ones, mx.arange(12)[None] < 8])  # noqa: PLR2004
+    batch = model(tokens, None, padded).logits
+    alone = max(
+        abs(batch[:1] - right).max().item(),
+        abs(batch[1:, :8] - model(tokens[1:, :8], None, None).logits).max().item(),
+    )
+    healthy = moved == 0 and max(wrong, alone) < _tiny.SMALL
+    return Figure(f"{moved:.3g}, {wrong:.3g}, {alone:.3g}", healthy=healthy)

@@ -1,0 +1,100 @@
+"""Llama 3.2 Vision in mlx-vlm lets text without an image attend to keys that are no image's.
+
+Symptom
+-------
+Logits of a text without an image are wrong, without any error, and not causal: each token sees those after
+it. In the random model of the canary the last token moves earlier logits by 0.1 and more. Text that is
+generated builds on a prompt that was read so, and training on texts learns from what it should predict.
+
+Cause
+-----
+Some layers attend to an image. Where there is none, and none in the cache, transformers leaves these layers
+out. mlx-vlm runs them, and makes their keys and values of the text's own queries: the first half of their
+heads is taken for keys, the second for values, and no mask is set.
+
+No issue of mlx-vlm's is known.
+
+Repair
+------
+A layer that attends to an image gives back what it is given where there is no image, in the call or in its
+cache. Forwards with an image, and steps after them, are as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.mlx_vlm import _causal, _tiny
+
+_CACHE = 3  # among the arguments after the hidden states
+
+
+class _Reached(Exception):
+    """The probe has seen what it wants."""
+
+
+def probe(module: ModuleType) -> Verdict:
+    kind: Any = getattr(module, "MllamaCrossAttentionDecoderLayer", None)
+    if not isinstance(kind, type):
+        return Verdict.UNKNOWN
+
+    def attend(**_: Any) -> None:
+        raise _Reached
+
+    layer, hidden = SimpleNamespace(input_layernorm=lambda x: x, cross_attn=attend), object()
+    with suppress(_Reached):
+        given = kind.__call__(layer, hidden, cross_attention_states=None)
+        return Verdict.FIXED if given is hidden else Verdict.UNKNOWN
+    return Verdict.AFFECTED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def with_image(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+            image = args[0] if args else kwargs.get("cross_attention_states")
+            if image is None:
+                cache = args[_CACHE] if len(args) > _CACHE else kwargs.get("cache")
+                if getattr(cache, "keys", None) is None:
+                    return hidden_states
+            return original(self, hidden_states, *args, **kwargs)
+
+        return with_image
+
+    changes.wrap(module.MllamaCrossAttentionDecoderLayer, "__call__", make)
+
+
+def canary() -> Figure:
+    import mlx.core as mx
+    from mlx_vlm.models.mllama.config import TextConfig
+    from mlx_vlm.models.mllama.language import LanguageModel
+
+    text = TextConfig(cross_attention_layers=[1], max_position_embeddings=64, **_causal.TEXT)
+    model, tokens = _tiny.filled(LanguageModel(text)), _tiny.prompt(12)
+    other = mx.concatenate([tokens[:, :-1], tokens[:, -1:] + 1], axis=1)
+    found = model(tokens).logits
+    moved = abs(found - model(other).logits)[:, :-1].max().item()
+    model.model.layers = model.model.layers[:1]  # the second is the one that attends to images
+    gap = abs(found - model(tokens).logits).max().item()
+    return Figure(f"{moved:.3g}, {gap:.3g}", healthy=max(moved, gap) < _tiny.SMALL)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="Llama 3.2 Vision in mlx-vlm lets text without an image attend to keys that are no image's",
+    severity="silent wrong result",
+    targets=("mlx_vlm.models.mllama.language",),
+    affects=("mlx-vlm>=0.4.0",),
+    links=(
+        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/mllama/language.py",
+        "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/mllama/modeling_mllama.py",
+    ),
+    measures="how far the last token moves earlier logits; error against a model without it (expected: 0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
