@@ -81,7 +81,7 @@ PATCH = Patch(
     targets=("transformers.masking_utils",),
     affects=("transformers>=5.9.0,<5.20.0",),
     links=("https://github.com/huggingface/transformers/blob/v5.19.0/src/transformers/masking_utils.py",),
-    measures="tokens that differ between a static cache and one that grows (of 8; right: 0)",
+    measures="tokens that differ between a static cache and one that grows (of 8; expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,
