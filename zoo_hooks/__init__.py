@@ -33,6 +33,7 @@ TARGETS = frozenset(
         "accelerate.utils.imports",
         "compressed_tensors.quantization.lifecycle.initialize",
         "datasets.features.video",
+        "datasets.packaged_modules.folder_based_builder.folder_based_builder",
         "dill._dill",
         "mlx_lm.models.afm7",
         "mlx_lm.models.gemma3n",

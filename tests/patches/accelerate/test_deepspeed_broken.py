@@ -13,13 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, is_deepspeed_available
 accelerator = Accelerator(cpu=True)
 model = accelerator.prepare(torch.nn.Linear(2, 2))
-<<<<<<< HEAD
-state = sorted(accelerator.get_state_dict(model))
-print(accelerator.unwrap_model(model), state, bool(is_deepspeed_available()))
-=======
 print(accelerator.unwrap_model(model), sorted(accelerator.get_state_dict(model)))
 print(bool(is_deepspeed_available()))
->>>>>>> broken
 """
 NAMED = tries(plugin="accelerator.__class__(deepspeed_plugin=DeepSpeedPlugin())")
 ASK = """

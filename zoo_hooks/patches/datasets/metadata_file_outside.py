@@ -104,14 +104,7 @@ def _refuse(path: str) -> None:
     plain = posixpath.normpath(path.replace("\\", "/"))
     absolute = posixpath.isabs(plain) or bool(PureWindowsPath(path).drive)
     if absolute or "://" in path or plain == ".." or plain.startswith("../"):
-<<<<<<< HEAD
-        raise Refused(
-            f"Invalid metadata file_name {path!r}: it leads out of the folder of its metadata "
-            "(CVE-2026-66007)"
-        )
-=======
         raise Refused(f"Invalid metadata file_name {path!r}: it leads out of its folder (CVE-2026-66007)")
->>>>>>> configs
 
 
 def canary() -> Figure:

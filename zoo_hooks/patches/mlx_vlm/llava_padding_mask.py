@@ -75,7 +75,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/1913",
         "https://github.com/unslothai/unsloth-zoo/pull/963",
     ),
-    measures="how far the last token moves earlier logits; errors of all, of two rows (expected: 0, below 1e-4)",
+    measures="how far the last token moves earlier logits; errors of all, two rows (expected: 0, below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,
