@@ -93,7 +93,7 @@ def test_the_tokenizer_that_the_trainer_sees():
 
 class Asking:
     def _prepare_dataset(self, dataset, processing_class):
-        return processing_class.apply_chat_template(dataset, tools=None, return_dict=False)
+        return processing_class.apply_chat_template(dataset, tools=None, return_dict=False, **self.more)
 
 
 class NotAsking:
