@@ -37,6 +37,7 @@ TARGETS = frozenset(
         "dill._dill",
         "mlx_lm.models.afm7",
         "mlx_lm.models.gemma3n",
+        "mlx_lm.models.minicpm3",
         "mlx_vlm.models.afm7.language",
         "mlx_vlm.models.ernie4_5_moe_vl.language",
         "mlx_vlm.models.gemma3n.gemma3n",

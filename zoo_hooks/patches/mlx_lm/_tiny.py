@@ -167,3 +167,15 @@ def checkpoint(layers: list[Any]) -> None:
     subclass = type(kind.__name__, (kind,), {"__call__": checkpointed})
     for layer in layers:
         layer.__class__ = subclass
+
+
+def minicpm3() -> Any:
+    """mlx-lm's MiniCPM3, of two layers."""
+    family = import_module("mlx_lm.models.minicpm3")
+    shape = {"hidden_size": 32, "dim_model_base": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    rope = {"long_factor": [1.0] * 4, "short_factor": [1.0] * 4, "original_max_position_embeddings": 128}
+    rest = {"q_lora_rank": 16, "kv_lora_rank": 16, "rms_norm_eps": 1e-6, "vocab_size": 96, "scale_depth": 1.4}
+    rest |= {"scale_emb": 1.0, "max_position_embeddings": 128, "rope_theta": 10_000.0}
+    some: dict[str, Any] = {"rope_scaling": {"type": "longrope", **rope}, "tie_word_embeddings": False}
+    return filled(family.Model(family.ModelArgs(model_type="minicpm3", **shape, **heads, **rest, **some)))
