@@ -1,0 +1,127 @@
+"""K/V that layers share are lost where FSDP2 or accelerate copies what holds them.
+
+Symptom
+-------
+Gemma-4 E2B and E4B, Gemma-3n and others whose last layers use the K/V of earlier ones raise ``KeyError`` in
+the forward: from 5.5.2 to 5.8.1 with FSDP2 and a ``MixedPrecisionPolicy``, and up to 5.22.2 where
+accelerate puts hooks on the layers, as ``cpu_offload``, ``dispatch_model`` and peft's loading into an
+offloaded model do.
+
+Cause
+-----
+The K/V go from layer to layer in a dictionary, into which layers write. FSDP2 rebuilds each ``dict`` among
+a layer's arguments when it casts or moves them, and accelerate each mapping. So layers write into copies.
+From 5.9.0 on it is a ``UserDict``, which FSDP2 leaves alone.
+
+Repair
+------
+A layer is handed a view of the dictionary instead, which both leave as it is: one that is no ``dict``, and
+that moves what it holds to a device itself. Later releases have such a class of their own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import UserDict
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from zoo_hooks.changes import Changes
+from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches.transformers import _shared_kv, _tiny
+
+NAME = "shared_kv_states"
+
+
+class Shared(UserDict):  # type: ignore[type-arg]
+    """The entries of another dictionary, not copies of them."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def to(self, *args: Any, **kwargs: Any) -> Shared:
+        """Move what is there, as accelerate asks of its arguments."""
+        for key, states in self.data.items():
+            self.data[key] = tuple(one.to(*args, **kwargs) for one in states)
+        return self
+
+
+def probe(module: ModuleType) -> Verdict:
+    """Whether a layer that is called with a dictionary gets that one, and the model has no better."""
+    import torch
+
+    if NAME not in _shared_kv.attention_names(module):
+        return Verdict.FIXED
+    layer, models = _named(module, "TextDecoderLayer"), _named(module, "TextModel")
+    if layer is None or models is None:
+        return Verdict.UNKNOWN
+    if "KVSharingDict" in inspect.unwrap(models.forward).__code__.co_names:
+        return Verdict.FIXED
+    given: dict[str, Any] = {}
+    seen = []
+    one = layer.__new__(layer)
+    torch.nn.Module.__init__(one)
+    one.forward = lambda *_, **named: seen.append(named[NAME])
+    one(None, **{NAME: given})
+    return Verdict.AFFECTED if seen[0] is given else Verdict.FIXED
+
+
+def repair(module: ModuleType, changes: Changes) -> None:
+    changes.wrap(_named(module, "TextDecoderLayer"), "__call__", _sharing)
+
+
+def _named(module: ModuleType, end: str) -> Any:
+    return next((kind for name, kind in vars(module).items() if name.endswith(end)), None)
+
+
+def _sharing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if NAME in kwargs:
+            kwargs[NAME] = _view(kwargs[NAME])
+        return original(self, *map(_view, args), **kwargs)
+
+    return call
+
+
+def _view(given: Any) -> Any:
+    return Shared(given) if type(given) in (dict, UserDict) else given
+
+
+def canary() -> Figure:
+    """Of a Gemma-4 with accelerate's hooks on its layers."""
+    import torch
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    model = _tiny.shared_model(**_tiny.PER_LAYER_INPUTS)
+    with torch.no_grad():
+        expected = model(_tiny.prompt(), use_cache=False).logits
+        for layer in model.model.layers:
+            add_hook_to_module(layer, AlignDevicesHook(execution_device="cpu", io_same_device=True))
+        gap = float((model(_tiny.prompt(), use_cache=False).logits - expected).abs().max())
+    return Figure(gap, healthy=gap == 0.0)
+
+
+PATCH = Patch(
+    module=__name__,
+    title="K/V that layers share are lost where FSDP2 or accelerate copies what holds them",
+    severity="crash",
+    symptoms=(
+        "sliding_attention @ modeling_gemma4",
+        "full_attention @ modeling_gemma4",
+        "sliding_attention @ modeling_gemma3n",
+    ),
+    targets=(
+        "transformers.models.gemma4.modeling_gemma4",
+        "transformers.models.gemma4_unified.modeling_gemma4_unified",
+        "transformers.models.gemma3n.modeling_gemma3n",
+    ),
+    affects=("transformers>=5.5.2,<5.23.0",),
+    links=(
+        "https://github.com/huggingface/transformers/blob/v5.22.2/src/transformers/models/gemma4/modeling_gemma4.py#L1672-L1675",
+    ),
+    measures="largest difference of logits with accelerate's hooks on the layers (expected: 0.0)",
+    probe=probe,
+    repair=repair,
+    canary=canary,
+)
