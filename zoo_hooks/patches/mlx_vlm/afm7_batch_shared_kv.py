@@ -50,7 +50,7 @@ PATCH = Patch(
     module=__name__,
     title="AFM7 in mlx-vlm raises on a batch, whose cache holds more than K and V",
     severity="crash",
-    symptoms=("too many values to unpack @ mlx_vlm/models/afm7/language.py",),
+    symptoms=("too many values to unpack @ mlx_vlm.models.afm7.language",),
     targets=("mlx_vlm.models.afm7.language",),
     affects=("mlx-vlm>=0.6.14",),
     links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/afm7/language.py",),
