@@ -134,9 +134,11 @@ def _with_targets(source: str, number: int) -> str:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and "TARGETS" in ast.unparse(node).split("=")[0]
     )
     names = (f"transformers.models.model_{n}.modeling_model_{n}" for n in range(number))
-    entries = "".join(f"    {name!r},\n" for name in names)
+    entries = "".join(f"        ' {name} '\n" for name in names)
     lines = source.splitlines(keepends=True)
-    lines[statement.lineno - 1 : statement.end_lineno] = f"TARGETS = frozenset({{\n{entries}}})\n"
+    lines[statement.lineno - 1 : statement.end_lineno] = (
+        f"TARGETS = {{\n    'transformers': (\n{entries}    ),\n}}\n"
+    )
     return "".join(lines)
 
 

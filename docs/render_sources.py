@@ -20,10 +20,16 @@ def with_targets(source: str, patches: Iterable[Patch]) -> str:
     patches = list(patches)
     every = {target for patch in patches for target in patch.targets}
     early = {target for patch in patches for target in patch.targets if patch.when == "before"}
-    for name, targets in (("TARGETS", every), ("BEFORE", early)):
-        lines = "".join(f'        "{target}",\n' for target in sorted(targets))
-        source = _replaced(source, rf"(^{name} = frozenset\(\n    \{{\n).*?(^    \}})", lines)
-    return source
+    roots: dict[str, list[str]] = {}
+    for target in sorted(every):
+        roots.setdefault(target.partition(".")[0], []).append(target)
+    lines = "".join(
+        f'    "{root}": (\n' + "".join(f'        " {name} "\n' for name in names) + "    ),\n"
+        for root, names in roots.items()
+    )
+    source = _replaced(source, r"(^TARGETS = \{\n).*?(^\})", lines)
+    lines = "".join(f'        "{target}",\n' for target in sorted(early))
+    return _replaced(source, r"(^BEFORE = frozenset\(\n    \{\n).*?(^    \})", lines)
 
 
 def with_untyped(project: str, patches: Iterable[Patch]) -> str:

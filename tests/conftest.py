@@ -119,7 +119,9 @@ class Zoo:
             import sys
             sys.path.insert(0, {str(self.folder / "site")!r})
             import zoo_hooks
-            zoo_hooks.TARGETS |= {self.targets!r}
+            for target in {self.targets!r}:
+                root = target.partition(".")[0]
+                zoo_hooks.TARGETS[root] = zoo_hooks.TARGETS.get(root, "") + " " + target + " "
             zoo_hooks.BEFORE |= {self.before!r}
             import zoo_hooks.patches
             zoo_hooks.patches.__path__.append({str(self.folder / "patches")!r})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,8 @@ from conftest import child
 import zoo_hooks
 from zoo_hooks import plugin
 
-ENTRY = "-p", "zoo_hooks.plugin"  # as the entry point does where zoo-hooks is installed
+# The entry point loads it where zoo-hooks is installed.
+ENTRY = () if list(entry_points(group="pytest11", name="zoo-hooks")) else ("-p", "zoo_hooks.plugin")
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def exec_module(loader: "Any", module: "ModuleType") -> None:
         original = _original(loader) or original
         names = getattr(module, "__dict__", {})
         name = getattr(names.get("__spec__"), "name", None) or names.get("__name__")
-        if name in zoo_hooks.TARGETS:
+        if name and zoo_hooks.is_target(name):
             _disarm(loader, name)
         if name in zoo_hooks.BEFORE:
             finish = _run("before", module, name)
@@ -106,7 +106,7 @@ def exec_module(loader: "Any", module: "ModuleType") -> None:
     finally:
         if finish is not None:
             finish()
-    if name in zoo_hooks.TARGETS:
+    if name and zoo_hooks.is_target(name):
         _run("after", module, name)
 
 

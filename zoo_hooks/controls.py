@@ -38,7 +38,7 @@ def activate() -> reports.Report:
     zoo_hooks.init()
     for patch_id in set(engine.paused) - set(_blocks):
         engine.paused.pop(patch_id, None)
-    for target in sorted(zoo_hooks.TARGETS):
+    for target in sorted(" ".join(zoo_hooks.TARGETS.values()).split()):
         module = sys.modules.get(target)
         if module is None or getattr(module.__spec__, "_initializing", False):
             continue

@@ -84,7 +84,8 @@ def _of_ranks(distributed: Any, group: Any) -> dict[str, State]:
 
 def _of_nodes(ray: Any) -> dict[str, State]:
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    targets = sorted(target for target in zoo_hooks.TARGETS if target in sys.modules)
+    every = " ".join(zoo_hooks.TARGETS.values()).split()
+    targets = sorted(target for target in every if target in sys.modules)
 
     def there(targets: list[str]) -> State:
         # Sent by value, for zoo-hooks may be missing on a node.

@@ -45,7 +45,7 @@ PATCH = Patch(
     title="Gemma-3n in mlx-lm without a cache does not share K/V between layers",
     severity="silent wrong result",
     targets=("mlx_lm.models.gemma3n",),
-    affects=("mlx-lm>=0.31.1",),
+    affects=("mlx-lm>=0.30.0",),
     links=(
         "https://github.com/ml-explore/mlx-lm/issues/1674",
         "https://github.com/ml-explore/mlx-lm/pull/1702",

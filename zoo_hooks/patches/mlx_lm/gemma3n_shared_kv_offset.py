@@ -45,7 +45,7 @@ PATCH = Patch(
     severity="silent wrong result",
     symptoms=("too many values to unpack @ mlx_lm.models.gemma3n",),
     targets=("mlx_lm.models.gemma3n",),
-    affects=("mlx-lm>=0.31.1,<0.32.0",),
+    affects=("mlx-lm>=0.30.0,<0.32.0",),
     links=(
         "https://github.com/ml-explore/mlx-lm/issues/1384",
         "https://github.com/ml-explore/mlx-lm/pull/1396",

@@ -56,7 +56,7 @@ PATCH = Patch(
     title="MiniCPM3 in mlx-lm attends to the padding of a batch",
     severity="silent wrong result",
     targets=("mlx_lm.models.minicpm3",),
-    affects=("mlx-lm>=0.30.0,<0.32.0",),
+    affects=("mlx-lm>=0.30.0,<0.32.1",),
     links=(
         "https://github.com/ml-explore/mlx-lm/issues/1906",
         "https://github.com/ml-explore/mlx-lm/pull/1913",

@@ -94,7 +94,7 @@ PATCH = Patch(
     title="A config file makes transformers run the code of a kernel repository",
     severity="security",
     targets=("transformers.configuration_utils",),
-    affects=("transformers<5.3.0",),
+    affects=("transformers>=4.52.1,<5.3.0",),
     links=("https://nvd.nist.gov/vuln/detail/CVE-2026-4372",),
     measures="kernels that a config file makes a model load (expected: 0)",
     probe=probe,

@@ -60,7 +60,7 @@ PATCH = Patch(
         "@ trl.extras.profiling @ trackio.__init__",
     ),
     targets=("transformers.integrations.integration_utils",),
-    affects=("transformers>=4.53.0",),
+    affects=("transformers>=4.54.0",),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/integration_utils.py#L115",
     ),

@@ -64,7 +64,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=("object has no attribute 'warnings_issued' @ trl",),
     targets=("trl.trainer.utils",),
-    affects=("trl>=0.16.1,<0.27.0", "transformers>=5.1.0"),
+    affects=("trl>=0.16.1,<0.27.2", "transformers>=5.1.0"),
     links=("https://github.com/unslothai/unsloth/pull/7854",),
     measures="loss of a KTO step of a model against itself (expected: 0.5)",
     probe=probe,
