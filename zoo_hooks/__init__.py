@@ -209,13 +209,13 @@ def is_target(name):
 def find_spec(name, path=None, target=None):
     # type: (str, Sequence[str] | None, ModuleType | None) -> ModuleSpec | None
     """Return the spec that the finders behind this one have for a target; None for the rest."""
-    if is_target(name):
-        try:
+    try:
+        if is_target(name):
             return arming().find_spec(name, path, target)  # type: ignore[no-any-return]
-        except BaseException as error:
-            if arming().is_our_own(error):
-                return None  # the import system goes on as without us
-            raise
+    except BaseException as error:
+        if arming().is_our_own(error):
+            return None  # the import system goes on as without us
+        raise
     return None if _check is None else _check(name, path, target)
 
 
@@ -239,7 +239,7 @@ def arming():
                 code = compile(__spec__.loader.get_data(file), file, "exec")  # type: ignore[union-attr]
             exec(code, module.__dict__)  # noqa: S102
             module.find_spec, module.pass_on  # noqa: B018
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             last = error.__traceback__  # type: Any
             while last.tb_next:
                 last = last.tb_next

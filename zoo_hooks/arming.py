@@ -86,13 +86,15 @@ def _disarm(loader: "Any", name: str) -> None:
 
 def exec_module(loader: "Any", module: "ModuleType") -> None:
     """Stand before one loader's own ``exec_module`` until the targets it is armed for have run."""
-    name = finish = None
+    name = finish = None  # type: Any
+    watched = False
     original = type(loader).exec_module.__get__(loader)
     try:
         original = _original(loader) or original
         names = getattr(module, "__dict__", {})
         name = getattr(names.get("__spec__"), "name", None) or names.get("__name__")
-        if name and zoo_hooks.is_target(name):
+        watched = bool(name) and zoo_hooks.is_target(name)
+        if watched:
             _disarm(loader, name)
         if name in zoo_hooks.BEFORE:
             finish = _run("before", module, name)
@@ -106,7 +108,7 @@ def exec_module(loader: "Any", module: "ModuleType") -> None:
     finally:
         if finish is not None:
             finish()
-    if name and zoo_hooks.is_target(name):
+    if watched:
         _run("after", module, name)
 
 
