@@ -23,13 +23,7 @@ def tox_extend_envs() -> Iterable[str]:
 def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:  # noqa: ARG001
     """What is a cell's own; all else stands in tox.ini."""
     for name, row in CELLS.items():
-        # what shares nothing brings its own pytest, and asks the oracle for the values of torch
-        alone = {} if row["over"] else {"dependency_groups": ["test"]}
-        state.conf.memory_seed_loaders[name].append(
-            MemoryLoader(
-                base=["testenv:real"],
-                labels=[row["label"]],
-                depends=EnvList(row["over"] or ["oracle"]),
-                **alone,
-            )
-        )
+        # what shares nothing asks the oracle for the values of torch
+        depends = EnvList(row["over"] or ["oracle"])
+        loader = MemoryLoader(base=["testenv:real"], labels=[row["label"]], depends=depends)
+        state.conf.memory_seed_loaders[name].append(loader)

@@ -56,15 +56,17 @@ def main() -> int:
     """Exit status 1 if anything that is run has another one than 0."""
     name, *words = sys.argv[1:]
     row = cells()[name]
+    os.environ.pop("UV_CONFIG_FILE", None)  # with which nothing that a release needs would be resolved
     places = {key: os.environ[f"CELL_{key.upper()}"] for key in ("tmp", "work")}
     places["name"] = name.partition("-")[0]
     places |= {key: text.format(**places) for key, text in TABLE["short"].items()}
     environ = {**os.environ, **{key: text.format(**places) for key, text in row["env"].items()}}
 
+    if not row["over"]:  # it brings its own pytest
+        _run(["uv", "pip", "install", "--group", "test"], environ)
     _share([Path(places["work"], other) for other in row["over"]])
     if wishes := row["releases"] + row["with"]:
         sys.path.append(str(ROOT))
-        os.environ.pop("UV_CONFIG_FILE", None)  # with which nothing that a release needs would be resolved
         from atlas.cells import resolved
 
         _run(["uv", "pip", "install", "--no-deps", *resolved(wishes, TABLE["day"])], environ)
