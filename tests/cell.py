@@ -62,8 +62,9 @@ def main() -> int:
     places |= {key: text.format(**places) for key, text in TABLE["short"].items()}
     environ = {**os.environ, **{key: text.format(**places) for key, text in row["env"].items()}}
 
-    if not row["over"]:  # it brings its own pytest
-        _run(["uv", "pip", "install", "--group", "test"], environ)
+    if not row["over"]:  # it brings its own pytest, and what zoo-hooks needs
+        own = ["importlib-metadata", "packaging", "rich"]
+        _run(["uv", "pip", "install", "--group", "test", *own], environ)
     _share([Path(places["work"], other) for other in row["over"]])
     if wishes := row["releases"] + row["with"]:
         sys.path.append(str(ROOT))
