@@ -14,11 +14,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from packaging.utils import canonicalize_name
 
 from zoo_hooks import catalogue, releases
 from zoo_hooks.model import Patch
 from zoo_hooks.releases import version as version_of
-from zoo_hooks.tool import atlas, survey
+from zoo_hooks.tool import atlas, audit, survey
 
 HERE = Path(__file__).parent
 hypothesis.settings.register_profile("untimed", deadline=None)  # machines are busy
@@ -166,12 +167,25 @@ def seen(patch: Patch) -> Iterator[tuple[dict[str, str], str]]:
         yield row.releases, row.verdict
 
 
+def is_recorded(patch: Patch) -> bool:
+    """Tell whether just the releases that are installed were measured."""
+    return any(
+        all(installed(name) == version for name, version in beside.items()) for beside, _ in seen(patch)
+    )
+
+
 def recorded(patch_id: str) -> str:
-    """The verdict recorded for the releases that are installed; that none is, is an error.
+    """The verdict recorded for the releases that are installed; that of the claim where these were not measured.
 
     It is ABSENT if another upstream whose modules are targets has none of the code.
     """
     patch = catalogue.get(patch_id)
+    if not is_recorded(patch):
+        versions = {
+            canonicalize_name(name): installed(name) or "0" for name in releases.claimed_upstreams(patch)
+        }
+        claimed_here = audit.claims(patch, versions | {"python": platform.python_version()})
+        return "ABSENT" if not any(map(exists, patch.targets)) else "AFFECTED" if claimed_here else "FIXED"
     elsewhere = [name for name in patch.targets if name.partition(".")[0] != patch.upstream]
     if not all(exists(name) for name in elsewhere):
         return "ABSENT"
