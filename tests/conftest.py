@@ -175,7 +175,7 @@ def is_recorded(patch: Patch) -> bool:
 
 
 def recorded(patch_id: str) -> str:
-    """The verdict recorded for the releases that are installed; that of the claim where these were not measured.
+    """The verdict recorded for the releases that are installed, or that of the claim where none is.
 
     It is ABSENT if another upstream whose modules are targets has none of the code.
     """
