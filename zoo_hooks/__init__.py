@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 __all__ = ["activate", "config", "disabled", "distributed", "fingerprint", "init", "log", "report", "revert"]
 
 # The modules whose import triggers a patch, by package; a test compares them with the patches on disk. They
-# are texts, each name between spaces, for a set of so many names would cost every start a tenth more.
+# are texts, each name between spaces: a set of as many names takes 1.25 million instructions instead of 1.16.
 # fmt: off
 TARGETS = {
     "accelerate": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from importlib import import_module
 from types import ModuleType
@@ -118,6 +118,11 @@ def named(word: str) -> list[str]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
         raise UnknownPatch(f"no patch is called {word!r}; {hint}")
     return found
+
+
+def select(words: Iterable[str]) -> list[Patch]:
+    """The patches that words name, each once, in the order of the words."""
+    return [get(one) for one in dict.fromkeys(one for word in words for one in named(word))]
 
 
 def nearest(word: str) -> list[str]:

@@ -71,7 +71,7 @@ def _greet(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    patches = _named([*options.ids, *options.upstream]) or catalogue.everything()
+    patches = catalogue.select([*options.ids, *options.upstream]) or catalogue.everything()
     if options.json:
         terminal.show_json({"patches": [_record(patch) for patch in patches]})
     else:
@@ -83,7 +83,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    patches = _named(options.ids)
+    patches = catalogue.select(options.ids)
     if options.json:
         records = [_record(patch) for patch in patches]
         terminal.show_json(records[0] if len(records) == 1 else {"patches": records})
@@ -124,12 +124,6 @@ def _conclusion(patch: Patch) -> str:
     found = f"affected; {off or 'the hooks repair it'}" if judgement.verdict in audit.BUG else "not affected"
     basis = f" ({judgement.basis})" if judgement.basis else ""
     return f"{atlas.words(judgement.releases)}: {found}{basis}"
-
-
-def _named(words: list[str]) -> list[Patch]:
-    return [
-        catalogue.get(one) for one in dict.fromkeys(one for word in words for one in catalogue.named(word))
-    ]
 
 
 def _record(patch: Patch) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import zoo_hooks
-from zoo_hooks.tool import atlas, audit, installation, requirements, terminal
+from zoo_hooks.tool import NOT_HERE, atlas, audit, installation, requirements, terminal
 from zoo_hooks.tool.pins import Unreadable
 
 SECONDS = 60  # for another interpreter to answer
-# Nothing of the current folder may be run, which -c puts on the path.
-LOOK = """
-import sys
-sys.path[:] = filter(None, sys.path)
+LOOK = (
+    NOT_HERE
+    + """
 import json
 try:
     from zoo_hooks.tool import installation
@@ -29,6 +28,7 @@ except ModuleNotFoundError:
 else:
     print(json.dumps(installation.look()))
 """
+)
 SETTINGS = ("ZOO_HOOKS", "ZOO_HOOKS_STRICT", "ZOO_HOOKS_LOG")
 
 

@@ -14,17 +14,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from zoo_hooks import releases
-from zoo_hooks.tool import lockfiles
+from zoo_hooks.tool import NOT_HERE, lockfiles
 from zoo_hooks.tool.pins import Asked, Pin, Unreadable, only, parsed, place
 
 LOCKS = (".toml", ".lock")
 FILES = (".txt", *LOCKS)
 """A word that ends so is a file."""
 SECONDS = 60  # for another interpreter to say what it has
-# Nothing of the current folder may be run, which -c puts on the path.
-ASK = """
-import sys
-sys.path[:] = filter(None, sys.path)
+ASK = (
+    NOT_HERE
+    + """
 import json, os, platform
 from importlib import metadata
 found = {}
@@ -47,6 +46,7 @@ print(json.dumps([found, {
     "sys_platform": sys.platform,
 }]))
 """
+)
 # A path, an address or an archive, which say no release
 PLACE = re.compile(r"^(\.|/|~|[\w+]+://|[\w+]+@)|^[^;\s@]*[/\\]|\.(whl|zip|tar\.gz)$")
 

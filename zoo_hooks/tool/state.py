@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -55,7 +55,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    required = [patch_id for word in options.require for patch_id in catalogue.named(word)]
+    required = {patch_id for word in options.require for patch_id in catalogue.named(word)}
     rows, broken, interrupted = _surveyed(options.ids and [*options.ids, *required])
     trouble = installation.start_up_trouble()
     damaged = installation.damaged_files()
@@ -91,7 +91,7 @@ def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    asked = _chosen(options.ids)
+    asked = catalogue.select(options.ids) or catalogue.everything()
     missing = {patch.id: names for patch in asked if (names := _missing(patch))}
     chosen = [patch for patch in asked if patch.id not in missing]
     began = time.monotonic()
@@ -153,11 +153,6 @@ def _show(grid: render.Grid, more: int = 0) -> None:
         terminal.show(grid)
     if more:
         print(f"\n--all shows {more} more")
-
-
-def _chosen(ids: Iterable[str]) -> list[Patch]:
-    named = dict.fromkeys(patch_id for word in ids for patch_id in catalogue.named(word))
-    return [catalogue.get(patch_id) for patch_id in named] or catalogue.everything()
 
 
 def _surveyed(ids: list[str]) -> tuple[list[dict[str, Any]], list[str], bool]:

@@ -18,12 +18,11 @@ from typing import Any
 
 from zoo_hooks import releases, reports
 from zoo_hooks.model import Patch
+from zoo_hooks.tool import NOT_HERE
 
 SECONDS = 900  # for one answer; a cold import of torch on a slow disk takes minutes
-# Nothing of the current folder may be run, which -m and -c put on the path. Ours is there, but comes last.
-BEGIN = f"""
-import sys
-sys.path[:] = filter(None, sys.path)
+# Our own folder comes last, for zoo-hooks may be in the current one.
+BEGIN = f"""{NOT_HERE}
 sys.path.append({str(Path(__file__).parents[2])!r})
 from zoo_hooks.tool.child import main
 main(*sys.argv[1:])
