@@ -29,7 +29,7 @@ def test_a_child_interpreter_gives_the_recorded_status(patch, measured):
 
 @pytest.mark.parametrize("patch", HERE, ids=named)
 def test_the_canary_is_wrong_without_and_right_with_the_repair_or_right_in_both(patch, measured):
-    """On an affected release the figure is mfixed in the hooks; on the others it needs none.
+    """On an affected release the hooks make the figure right; on the others it needs none.
 
     A release that lacks a module can still be right in both.
     """

@@ -89,11 +89,13 @@ def _view(given: Any) -> Any:
 
 
 def canary() -> Figure:
-    """Of a Gemma-4 with accelerate's hooks on its layers."""
+    """Of a Gemma-4 with accelerate's hooks on its layers; of a Gemma-3n where there is none yet."""
     import torch
+    import transformers
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
-    model = _tiny.shared_model(**_tiny.PER_LAYER_INPUTS)
+    has_gemma4 = hasattr(transformers, "Gemma4ForCausalLM")
+    model = _tiny.shared_model(**_tiny.PER_LAYER_INPUTS) if has_gemma4 else _tiny.gemma3n_model()
     with torch.no_grad():
         expected = model(_tiny.prompt(), use_cache=False).logits
         for layer in model.model.layers:
