@@ -77,8 +77,10 @@ PATCH = Patch(
     title="Setting rope_scaling on a config loses its rope_theta",
     severity="silent wrong result",
     symptoms=(
-        "unsupported operand type(s) for ** or pow(): 'NoneType' and 'Tensor' "
-        "@ transformers.modeling_rope_utils",
+        (
+            "unsupported operand type(s) for ** or pow(): 'NoneType' and 'Tensor' "
+            "@ transformers.modeling_rope_utils"
+        ),
     ),
     targets=("transformers.configuration_utils",),
     affects=("transformers>=5.0.0",),
