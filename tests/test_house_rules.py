@@ -110,12 +110,14 @@ def test_the_docstring_is_a_case_report(patch):
 
 @every_patch
 def test_the_record_is_complete(patch):
-    """Title, measure, links and a claim that packaging can read."""
+    """Title, measure, links, symptoms whose frames are names, and a claim that packaging can read."""
     assert patch.title
     assert len(patch.title) <= 100
     assert "expected:" in patch.measures
     assert patch.links
     assert all(link.startswith("https://") for link in patch.links)
+    frames = [frame.strip() for symptom in patch.symptoms for frame in symptom.split("@")[1:]]
+    assert all(part.isidentifier() for frame in frames for part in frame.split("."))
     assert {Requirement(claim).name for claim in patch.affects} >= {patch.upstream.replace("_", "-")}
 
 

@@ -51,7 +51,7 @@ PATCH = Patch(
     module=__name__,
     title="AFM7 in mlx-lm rotates the queries of padded rows of a batch by a wrong offset, or raises",
     severity="silent wrong result",
-    symptoms=("too many values to unpack @ mlx_lm/models/afm7.py",),
+    symptoms=("too many values to unpack @ mlx_lm.models.afm7",),
     targets=("mlx_lm.models.afm7",),
     affects=("mlx-lm>=0.30.0",),
     links=("https://github.com/ml-explore/mlx-lm/blob/v0.32.2/mlx_lm/models/afm7.py",),

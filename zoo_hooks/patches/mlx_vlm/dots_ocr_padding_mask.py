@@ -63,7 +63,7 @@ PATCH = Patch(
     module=__name__,
     title="dots.ocr in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/llava_bunny/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.llava_bunny.language",),
     targets=("mlx_vlm.models.llava_bunny.language",),
     affects=("mlx-vlm>=0.4.0",),
     links=(

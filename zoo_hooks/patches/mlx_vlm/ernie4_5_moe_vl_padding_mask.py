@@ -77,7 +77,7 @@ PATCH = Patch(
     module=__name__,
     title="ERNIE 4.5 VL in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/ernie4_5_moe_vl/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.ernie4_5_moe_vl.language",),
     targets=("mlx_vlm.models.ernie4_5_moe_vl.language",),
     affects=("mlx-vlm>=0.4.0",),
     links=(

@@ -60,7 +60,7 @@ PATCH = Patch(
     module=__name__,
     title="GLM-OCR in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/glm_ocr/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.glm_ocr.language",),
     targets=("mlx_vlm.models.glm_ocr.language",),
     affects=("mlx-vlm>=0.4.0",),
     links=(

@@ -62,7 +62,7 @@ PATCH = Patch(
     module=__name__,
     title="Idefics3 and SmolVLM in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/idefics3/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.idefics3.language",),
     targets=("mlx_vlm.models.idefics3.language",),
     affects=("mlx-vlm>=0.4.0",),
     links=(

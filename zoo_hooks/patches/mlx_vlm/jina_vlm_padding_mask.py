@@ -66,7 +66,7 @@ PATCH = Patch(
     module=__name__,
     title="Jina VLM in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/jina_vlm/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.jina_vlm.language",),
     targets=("mlx_vlm.models.jina_vlm.language",),
     affects=("mlx-vlm>=0.6.14",),
     links=(

@@ -67,7 +67,7 @@ PATCH = Patch(
     module=__name__,
     title="LLaVA in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/llava/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.llava.language",),
     targets=("mlx_vlm.models.llava.language",),
     affects=("mlx-vlm>=0.6.14",),
     links=(

@@ -66,7 +66,7 @@ PATCH = Patch(
     module=__name__,
     title="MiniMax-Text in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/minimax/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.minimax.language",),
     targets=("mlx_vlm.models.minimax.language",),
     affects=("mlx-vlm>=0.6.14",),
     links=(

@@ -62,7 +62,7 @@ PATCH = Patch(
     module=__name__,
     title="Molmo2 in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/molmo2/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.molmo2.language",),
     targets=("mlx_vlm.models.molmo2.language",),
     affects=("mlx-vlm>=0.4.0",),
     links=(

@@ -67,7 +67,7 @@ PATCH = Patch(
     module=__name__,
     title="Youtu-VL in mlx-vlm takes a padding mask for its attention mask, and is not causal",
     severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm/models/youtu_vl/language.py",),
+    symptoms=("[broadcast_shapes] @ mlx_vlm.models.youtu_vl.language",),
     targets=("mlx_vlm.models.youtu_vl.language",),
     affects=("mlx-vlm>=0.5.0",),
     links=(

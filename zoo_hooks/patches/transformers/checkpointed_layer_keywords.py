@@ -129,7 +129,7 @@ PATCH = Patch(
     title="reentrant checkpointing gives no gradients to layers that are called by keyword",
     severity="silent wrong result",
     symptoms=(
-        "Trying to backward through the graph a second time @ torch/utils/checkpoint.py @ modeling_layers",
+        "Trying to backward through the graph a second time @ torch.utils.checkpoint @ modeling_layers",
     ),
     targets=("transformers.modeling_layers",),
     affects=("transformers>=4.52.1",),

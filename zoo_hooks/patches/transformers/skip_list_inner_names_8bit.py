@@ -53,7 +53,7 @@ PATCH = Patch(
     module=__name__,
     title="the skip list of 8-bit packing ignores names inside a path",
     severity="silent wrong result",
-    symptoms=("'Parameter' object has no attribute 'CB' @ bitsandbytes/nn/modules.py",),
+    symptoms=("'Parameter' object has no attribute 'CB' @ bitsandbytes.nn.modules",),
     targets=("transformers.quantizers.quantizer_bnb_8bit",),
     affects=("transformers>=5.0.0rc1", "bitsandbytes>=0.46.1"),
     links=(
