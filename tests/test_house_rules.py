@@ -1,4 +1,4 @@
-"""DESIGN's rules over the whole registry: each holds for every patch, or is red."""
+"""The house rules, over the whole registry: each holds for every patch, or is red."""
 
 from __future__ import annotations
 
@@ -220,9 +220,29 @@ def test_what_a_canary_catches_is_seen_in_each_form():
 @every_patch
 def test_a_patch_imports_upstreams_only_inside_functions(patch):
     """At its top stand the standard library, model, changes and what it shares with its neighbours."""
-    own = {"zoo_hooks.model", "zoo_hooks.changes", patch.module.rpartition(".")[0]}
+    own = {"zoo_hooks.model", "zoo_hooks.changes", "zoo_hooks.patches", patch.module.rpartition(".")[0]}
     for name in imports(tree_of(patch), top=True):
         assert name in own or name.partition(".")[0] in sys.stdlib_module_names, name
+
+
+BUILDS_ON = {"peft": {"transformers"}, "trl": {"transformers", "peft", "vllm"}, "mlx_vlm": {"mlx_lm"}}
+"""Whose helpers a patch may use beside those of its own upstream; all share those in ``patches`` itself."""
+
+
+@every_source
+def test_a_patch_takes_helpers_from_what_its_upstream_builds_on(file):
+    """A helper that others want too belongs into ``zoo_hooks/patches``; asking another patch is no help."""
+    upstream = file.parent.name
+    taken = {
+        match[1]
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if (match := re.match(r"zoo_hooks\.patches\.([a-z]\w*)\._", f"{node.module}.{alias.name}"))
+    }
+    others = taken - {upstream, *BUILDS_ON.get(upstream, ())}
+    # vllm/guided-decoding-params is about what TRL asks of vLLM, so its canary is a step of TRL's
+    assert others == ({"trl"} if file.stem == "guided_decoding_params" else set())
 
 
 @every_patch

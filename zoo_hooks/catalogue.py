@@ -148,7 +148,8 @@ def _id(module_name: str) -> str:
 
 @functools.cache
 def _folders(places: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(name for _, name, _ in pkgutil.iter_modules(places)))
+    found = (name for _, name, _ in pkgutil.iter_modules(places))
+    return tuple(sorted(name for name in found if not name.startswith("_")))  # _name: shared by upstreams
 
 
 def _found(upstream: str) -> Iterator[tuple[str, Any]]:

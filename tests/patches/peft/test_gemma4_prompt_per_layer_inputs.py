@@ -10,7 +10,7 @@ import torch
 from conftest import recorded
 
 import zoo_hooks
-from zoo_hooks.patches.peft import _tiny as tiny_llama
+from zoo_hooks.patches import _tiny as tiny_llama
 from zoo_hooks.patches.transformers import _tiny
 
 PATCH = "peft/gemma4-prompt-per-layer-inputs"

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 def adapted():
     from peft import LoraConfig
 
-    from zoo_hooks.patches.peft import _tiny
+    from zoo_hooks.patches import _tiny
 
     model = _tiny.llama()
     model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
@@ -75,7 +75,7 @@ def test_the_floor_stays_with_a_repair_switched_off_from_the_start():
         """
         import peft, transformers, zoo_hooks
         assert zoo_hooks.report()["transformers/adapter-floor-unreleased"].status.name == "APPLIED"
-        from zoo_hooks.patches.peft import _tiny
+        from zoo_hooks.patches import _tiny
         _tiny.llama().add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
         """,
         check=False,

@@ -6,7 +6,8 @@ import pytest
 from optional_packages import SYMBOL, as_if_absent, as_without_us, package, tries
 from transformers.utils import import_utils
 
-from zoo_hooks.patches.transformers import _optional, sklearn_broken
+from zoo_hooks.patches import _optional
+from zoo_hooks.patches.transformers import sklearn_broken
 
 PATCH = "transformers/sklearn-broken"
 NAME = "sklearn"

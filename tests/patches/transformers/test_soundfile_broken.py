@@ -6,7 +6,8 @@ import pytest
 from optional_packages import SYMBOL, as_if_absent, as_without_us, package, tries
 from transformers.utils import import_utils
 
-from zoo_hooks.patches.transformers import _optional, soundfile_broken
+from zoo_hooks.patches import _optional
+from zoo_hooks.patches.transformers import soundfile_broken
 
 PATCH = "transformers/soundfile-broken"
 NAME = "soundfile"

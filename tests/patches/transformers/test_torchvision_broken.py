@@ -14,7 +14,8 @@ import pytest
 from conftest import child, python
 from optional_packages import BEGIN, BROKEN, SYMBOL, as_if_absent, as_without_us, package, status, tries
 
-from zoo_hooks.patches.transformers import _optional, torchvision_broken
+from zoo_hooks.patches import _optional
+from zoo_hooks.patches.transformers import torchvision_broken
 
 PATCH = "transformers/torchvision-broken"
 NAME = "torchvision"

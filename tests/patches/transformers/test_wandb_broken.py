@@ -130,7 +130,7 @@ assert early.is_wandb_available is is_wandb_available is integrations.is_wandb_a
 assert is_wandb_available is integration_utils.is_wandb_available
 assert is_wandb_available.__module__ == "transformers.integrations.integration_utils"
 assert is_wandb_available.__code__.co_filename == _broken.__file__
-""".replace("import os\n", "import os\nfrom zoo_hooks.patches.transformers import _broken\n")
+""".replace("import os\n", "import os\nfrom zoo_hooks.patches import _broken\n")
     )
     python(code, ZOO_HOOKS="0")
 

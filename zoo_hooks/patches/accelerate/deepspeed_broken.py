@@ -22,33 +22,23 @@ deepspeed itself is not touched.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _broken, _optional
+
+ROW = _optional.Row("deepspeed", ("is_deepspeed_available",), ("_is_package_available",))
 
 
 def probe(module: ModuleType) -> Verdict:
-    from zoo_hooks.patches.transformers import _optional
-
-    return _optional.probe(module, _row())
+    return _optional.probe(module, ROW)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    from zoo_hooks.patches.transformers import _optional
-
-    _optional.repair(module, changes, _row())
-
-
-def _row() -> Any:
-    from zoo_hooks.patches.transformers import _optional
-
-    return _optional.Row("deepspeed", ("is_deepspeed_available",), ("_is_package_available",))
+    _optional.repair(module, changes, ROW)
 
 
 def canary() -> Figure:
-    from zoo_hooks.patches.transformers import _broken
-
     code = "import torch, accelerate\naccelerate.Accelerator(cpu=True).unwrap_model(torch.nn.Linear(2, 2))"
     return _broken.with_broken("deepspeed", code)
 

@@ -31,13 +31,12 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _broken
 
 IMPORTS, TRACKING = "accelerate.utils.imports", "accelerate.tracking"
 
 
 def probe(module: ModuleType) -> Verdict:
-    from zoo_hooks.patches.transformers import _broken
-
     asks = getattr(sys.modules.get(IMPORTS), "is_wandb_available", None)
     chosen = all(hasattr(place, "filter_trackers") for place in (module, sys.modules.get(TRACKING)))
     if not isinstance(asks, FunctionType) or not chosen:
@@ -49,8 +48,6 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    from zoo_hooks.patches.transformers import _broken
-
     original: Callable[[], bool] = sys.modules[IMPORTS].is_wandb_available
 
     def usable() -> bool:

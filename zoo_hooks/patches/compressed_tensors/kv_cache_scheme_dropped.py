@@ -110,7 +110,7 @@ def canary() -> Figure:
         apply_quantization_config,
     )
 
-    from zoo_hooks.patches.peft import _tiny
+    from zoo_hooks.patches import _tiny
 
     if KV_CACHE not in sys.modules:
         return Figure("this release quantises none in a forward pass", healthy=True)

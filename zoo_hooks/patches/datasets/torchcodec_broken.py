@@ -29,6 +29,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _broken
 
 CONFIG, FLAG = "datasets.config", "TORCHCODEC_AVAILABLE"
 
@@ -55,8 +56,6 @@ def probe(_: ModuleType) -> Verdict:
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    from zoo_hooks.patches.transformers import _broken
-
     torchcodec = _broken.Torchcodec(changes)
 
     def asking(original: Callable[..., Any]) -> Callable[..., Any]:

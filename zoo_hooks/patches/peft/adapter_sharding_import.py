@@ -27,7 +27,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict, symptom
-from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches import _tiny
 
 SAVE_AND_LOAD = "peft.utils.save_and_load"
 SHARD = "_maybe_shard_state_dict_for_tp"

@@ -21,34 +21,25 @@ error. Nothing is loaded for those who only ask, and bitsandbytes itself is not 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _broken, _optional
+
+ROW = _optional.Row(
+    "bitsandbytes", ("is_bnb_available", "is_bnb_4bit_available"), ("find_spec",), through=("bnb",)
+)
 
 
 def probe(module: ModuleType) -> Verdict:
-    from zoo_hooks.patches.transformers import _optional
-
-    return _optional.probe(module, _row())
+    return _optional.probe(module, ROW)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    from zoo_hooks.patches.transformers import _optional
-
-    _optional.repair(module, changes, _row())
-
-
-def _row() -> Any:
-    from zoo_hooks.patches.transformers import _optional
-
-    questions = ("is_bnb_available", "is_bnb_4bit_available")
-    return _optional.Row("bitsandbytes", questions, ("find_spec",), through=("bnb",))
+    _optional.repair(module, changes, ROW)
 
 
 def canary() -> Figure:
-    from zoo_hooks.patches.transformers import _broken
-
     code = "import torch, peft\nmodel = torch.nn.Sequential(torch.nn.Linear(2, 2))\n"
     code += "peft.get_peft_model(model, peft.LoraConfig(target_modules=['0']))"
     return _broken.with_broken("bitsandbytes", code)

@@ -28,7 +28,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches import _tiny
 
 CONVERT = "convert_peft_adapter_state_dict_for_transformers"
 PREFIX = "base_model.model."

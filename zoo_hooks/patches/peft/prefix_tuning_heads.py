@@ -28,7 +28,8 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.peft import _renamed, _tiny
+from zoo_hooks.patches import _tiny
+from zoo_hooks.patches.peft import _renamed
 
 OLD, NEW = _renamed.OLD, _renamed.NEW
 PEFT_MODEL = "peft.peft_model"

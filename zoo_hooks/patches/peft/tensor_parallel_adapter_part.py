@@ -30,7 +30,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict, symptom
-from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches import _tiny
 
 LORA = "peft.tuners.lora.model"
 PARALLEL = "transformers.distributed.tensor_parallel"

@@ -29,6 +29,7 @@ from types import FrameType, FunctionType, ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _broken
 
 LAYERS = ("target_base_layer", "base_layer")
 """What askers call the layer that they ask for."""
@@ -64,8 +65,6 @@ def _does_without(asker: FrameType) -> bool:
 
 
 def canary() -> Figure:
-    from zoo_hooks.patches.transformers import _broken
-
     code = "import torch, peft\nmodel = torch.nn.Sequential(torch.nn.Linear(2, 2))\n"
     code += "peft.get_peft_model(model, peft.LoraConfig(target_modules=['0']))"
     return _broken.with_broken("torchao", code, version="0.15.0")

@@ -24,7 +24,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict, symptom
-from zoo_hooks.patches.peft import _tiny
+from zoo_hooks.patches import _tiny
 
 SYMPTOM = "__init__() got an unexpected keyword argument 'distributed_operation'"
 CONVERTERS = 4  # for lora_A and lora_B of gate_up_proj and down_proj

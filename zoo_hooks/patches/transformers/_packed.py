@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zoo_hooks.patches.transformers._calls import first_argument
+from zoo_hooks.patches._calls import first_argument
 
 
 def uncast(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from zoo_hooks.model import Verdict
-from zoo_hooks.patches.transformers import _calls
+from zoo_hooks.patches import _calls
 
 
 def verdict() -> Verdict:

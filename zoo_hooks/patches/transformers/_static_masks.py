@@ -97,14 +97,16 @@ def seeing_model() -> Any:
 def unified_seeing_model() -> Any:
     """A Gemma-4 unified like it."""
     import transformers
-    from transformers.models.gemma4_unified import modeling_gemma4_unified as unified
+    from transformers.models.gemma4_unified.modeling_gemma4_unified import (
+        Gemma4UnifiedForConditionalGeneration,
+    )
 
     like = _four_bit.unified_model().config
     text = {**like.text_config.to_dict(), **MORE}
     config = transformers.Gemma4UnifiedConfig(
         text_config=text, vision_config=like.vision_config, audio_config=like.audio_config, **_tiny.TOKENS
     )
-    return _tiny._seeded(unified.Gemma4UnifiedForConditionalGeneration, config)  # noqa: SLF001
+    return _tiny._seeded(Gemma4UnifiedForConditionalGeneration, config)  # noqa: SLF001
 
 
 def molmo2_model() -> Any:

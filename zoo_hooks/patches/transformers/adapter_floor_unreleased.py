@@ -68,7 +68,7 @@ def _cache_is_found() -> bool:
 def canary() -> Figure:
     from peft import LoraConfig
 
-    from zoo_hooks.patches.peft import _tiny
+    from zoo_hooks.patches import _tiny
 
     model = _tiny.llama()
     model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))

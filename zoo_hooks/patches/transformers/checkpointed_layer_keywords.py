@@ -30,7 +30,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _calls
+from zoo_hooks.patches import _calls
 
 
 def probe(module: ModuleType) -> Verdict:

@@ -29,7 +29,8 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _calls, _tiny
+from zoo_hooks.patches import _calls
+from zoo_hooks.patches.transformers import _tiny
 
 DEVICES = ("cuda", "cpu", "mps", "xpu")
 LIMIT, LARGEST = "gradient_clipping", 65504.0

@@ -27,7 +27,8 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _calls, _four_bit
+from zoo_hooks.patches import _calls
+from zoo_hooks.patches.transformers import _four_bit
 
 PATH = "vision_tower.patch_embedder"
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _broken
 
 REQUESTS, NAME = "mistral_common.protocol.instruct.request", "ReasoningEffort"
 CLASSES = """
@@ -70,7 +71,7 @@ def repair(_: ModuleType, changes: Changes) -> None:
 def canary() -> Figure:
     from importlib.util import find_spec
 
-    from zoo_hooks.patches.transformers import _broken, torchvision_broken
+    from zoo_hooks.patches.transformers import torchvision_broken
 
     parts = {f"mistral_common/{part}": CLASSES for part in map("{}.py".format, MODULES)}
     packages = ("protocol/", "protocol/instruct/", "tokens/", "tokens/tokenizers/")

@@ -25,7 +25,7 @@ from types import ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _broken, _optional
+from zoo_hooks.patches import _broken, _optional
 
 ROW = _optional.Row(
     name="mlflow",
@@ -46,6 +46,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
 def canary() -> Figure:
     return _broken.with_broken(
         "mlflow",
+        # what the callback's __del__ raises would be told last
+        "import sys\nsys.unraisablehook = lambda _: None\n"
         "from transformers.integrations.integration_utils import *\n"
         "[one() for one in get_reporting_integration_callbacks('all')]",
     )

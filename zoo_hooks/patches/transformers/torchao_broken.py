@@ -25,7 +25,7 @@ from types import ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _broken, _optional
+from zoo_hooks.patches import _broken, _optional
 
 ROW = _optional.Row(
     name="torchao",

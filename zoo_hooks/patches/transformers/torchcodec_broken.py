@@ -30,7 +30,7 @@ from types import FunctionType, ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _broken
+from zoo_hooks.patches import _broken
 
 ASKS = "transformers.utils.import_utils"
 INSTALLED = {"_is_package_available", "_torchcodec_available"}

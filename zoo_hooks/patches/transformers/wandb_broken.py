@@ -35,7 +35,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _broken
+from zoo_hooks.patches import _broken
 
 
 class _BrokenError(Exception):

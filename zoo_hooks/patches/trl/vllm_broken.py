@@ -22,33 +22,23 @@ who only ask, and vLLM itself is not touched.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _broken, _optional
+
+ROW = _optional.Row("vllm", ("is_vllm_available",), ("_is_package_available", "_vllm_available"))
 
 
 def probe(module: ModuleType) -> Verdict:
-    from zoo_hooks.patches.transformers import _optional
-
-    return _optional.probe(module, _row())
+    return _optional.probe(module, ROW)
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
-    from zoo_hooks.patches.transformers import _optional
-
-    _optional.repair(module, changes, _row())
-
-
-def _row() -> Any:
-    from zoo_hooks.patches.transformers import _optional
-
-    return _optional.Row("vllm", ("is_vllm_available",), ("_is_package_available", "_vllm_available"))
+    _optional.repair(module, changes, ROW)
 
 
 def canary() -> Figure:
-    from zoo_hooks.patches.transformers import _broken
-
     return _broken.with_broken("vllm", "from trl import GRPOTrainer", version="0.12.0")
 
 

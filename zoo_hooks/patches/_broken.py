@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Verdict
-from zoo_hooks.patches.transformers._calls import in_place_of, tried
+from zoo_hooks.patches._calls import in_place_of, tried
 
 
 def tell(changes: Changes, name: str, error: Exception | None) -> None:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Verdict
-from zoo_hooks.patches.transformers import _broken
-from zoo_hooks.patches.transformers._calls import in_place_of, tried
+from zoo_hooks.patches import _broken
+from zoo_hooks.patches._calls import in_place_of, tried
 
 GATE = "requires_backends"
 """What refuses with words of how to install a package, of those that it finds in a table of transformers."""
