@@ -15,7 +15,7 @@ from pathlib import Path
 _parsed = functools.cache(ast.parse)
 PATCHES = Path(__file__).parents[1] / "zoo_hooks" / "patches"
 PREFIX = "zoo_hooks.patches."
-TOLD = ("title", "affects", "links", "measures", "severity", "symptoms")
+TOLD = ("title", "affects", "links", "measures", "severity", "symptoms", "guard")
 """Fields of a record that are told to people, and decide nothing."""
 
 

@@ -120,6 +120,18 @@ def test_an_applied_patch_prints_nothing_and_logs_at_info(zoo):
     assert zoo.run(code) == "INFO:zoo_hooks:repaired: value is 1 (fake/bug)\n"
 
 
+def test_a_guard_is_not_said_to_have_repaired_anything(zoo):
+    """It stands ready: another word in the log, the summary and the sentence of ``ZOO_HOOKS_LOG=1``."""
+    zoo.module("fake")
+    zoo.patch("fake", more="guard=True,")
+    code = "import logging; logging.basicConfig(stream=sys.stdout, level='INFO'); import fake"
+    assert zoo.run(code) == "INFO:zoo_hooks:on guard: value is 1 (fake/bug)\n"
+    code = "import fake; print(zoo_hooks.report()); zoo_hooks.log()"
+    run = child(zoo.preamble + code)
+    assert run.stdout.startswith("0 repaired, 1 on guard, 0 not needed, 0 failed")
+    assert "0 repairs active and 1 guard in fake" in run.stderr
+
+
 def test_one_line_at_the_end_says_what_acts(zoo):
     """With ZOO_HOOKS_LOG=1, and by zoo_hooks.log() at any time; else nothing is written."""
     zoo.module("fake")

@@ -107,7 +107,8 @@ def _run(
         hint = f". {target} is imported as without zoo-hooks; ZOO_HOOKS=-{patch.id} silences this.{link}"
         _tell(f"{patch.id} was not repaired: {outcome.reason}", outcome.error, hint)
     elif outcome.status in _SAID:
-        notices.say(notices.INFO, f"{_SAID[outcome.status]}: {outcome.reason} ({patch.id})")
+        said = "on guard" if patch.guard and outcome.status is Status.APPLIED else _SAID[outcome.status]
+        notices.say(notices.INFO, f"{said}: {outcome.reason} ({patch.id})")
     return outcome
 
 

@@ -87,6 +87,9 @@ class Patch:
     """The bug in one line."""
     severity: Severity
     """The worst that its case report tells of."""
+    guard: bool = False
+    """True where the repair only stands ready, for what may never come: a package that fails to load, a file
+    that leads outside. It is counted as a guard, and not said to have repaired anything."""
     targets: tuple[str, ...]
     """The modules whose import triggers the patch."""
     affects: tuple[str, ...]

@@ -72,7 +72,9 @@ def line() -> str:
     applied = _applied()
     names = sorted({patch.upstream for patch in applied})
     where = ", ".join(f"{name} {version(name) or ''}".rstrip() for name in names)
-    count = f"{len(applied)} repair{'' if len(applied) == 1 else 's'} active"
+    guards = sum(patch.guard for patch in applied)
+    count = f"{len(applied) - guards} repair{'' if len(applied) - guards == 1 else 's'} active"
+    count += f" and {guards} guard{'' if guards == 1 else 's'}" if guards else ""
     off = "" if mode() == "on" else f" (ZOO_HOOKS: {mode()})"
     return f"zoo-hooks {zoo_hooks.__version__}: {count}{' in ' * bool(where)}{where}{off}"
 

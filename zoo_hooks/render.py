@@ -19,6 +19,7 @@ from zoo_hooks import releases
 
 STYLES = {
     "APPLIED": "green",
+    "GUARD": "cyan",
     "DRY_RUN": "cyan",
     "FAILED": "bold red",
     "OVERWRITTEN": "bold yellow",
@@ -32,6 +33,7 @@ STYLES = {
 }
 WORDS = {
     "APPLIED": "repaired",
+    "GUARD": "on guard",
     "NOT_NEEDED": "not needed",
     "FAILED": "failed",
     "UNKNOWN": "unknown",
@@ -40,8 +42,9 @@ WORDS = {
     "SKIPPED": "switched off",
     "PENDING": "not imported",
 }
-"""Statuses in a sentence; the first three are always told."""
-ALWAYS = 3
+"""What each status is called in a sentence."""
+ALWAYS = ("APPLIED", "NOT_NEEDED", "FAILED")
+"""Those of which the sentence gives the number even if it is 0."""
 ATTENTION = ("FAILED", "UNKNOWN", "OVERWRITTEN")
 ACTIVE = ("APPLIED", "DRY_RUN")
 WIDE = 140
@@ -57,17 +60,15 @@ class Grid(NamedTuple):
 
 
 def statuses(rows: Iterable[Mapping[str, Any]]) -> Grid:
-    """Rows of a report, those that need attention first, then what is repaired."""
-    order = (*ATTENTION, *ACTIVE)
-    chosen = sorted(
-        rows, key=lambda row: order.index(row["status"]) if row["status"] in order else len(order)
-    )
+    """Rows of a report, those that need attention first, then what is repaired, then guards."""
+    order = (*ATTENTION, *ACTIVE, "GUARD")
+    chosen = sorted(rows, key=lambda row: order.index(state(row)) if state(row) in order else len(order))
     return Grid(
         ("patch", "status", "installed", "why", "fixed in"),
         [
             (
                 row["id"],
-                row["status"],
+                "GUARD" if state(row) == "GUARD" else row["status"],
                 row["version"] or "no",
                 row["reason"] + (" (late: imported before zoo-hooks)" if row["late"] else ""),
                 _upgrades(row["fixed_in"]) if row["status"] in ACTIVE else "",
@@ -78,9 +79,21 @@ def statuses(rows: Iterable[Mapping[str, Any]]) -> Grid:
     )
 
 
+def state(row: Mapping[str, Any]) -> str:
+    """The status of a row, but GUARD for a guard that is APPLIED, and NOT_INSTALLED."""
+    if row["missing"] and row["status"] in ("PENDING", "SKIPPED"):
+        return "NOT_INSTALLED"
+    return "GUARD" if row["guard"] and row["status"] == "APPLIED" else str(row["status"])
+
+
+def needs_eyes(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is shown unasked: what needs attention, then what is repaired; no guards."""
+    return row["status"] in ATTENTION or (row["status"] in ACTIVE and not row["guard"])
+
+
 def counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many patches have each status, and of how many a library is not installed."""
-    found = Counter("not_installed" if row["missing"] else row["status"].lower() for row in rows)
+    """How many patches have each status, how many are guards, and of how many a library is not installed."""
+    found = Counter(state(row).lower() for row in rows)
     return {name.lower(): found[name.lower()] for name in WORDS} | {"not_installed": found["not_installed"]}
 
 
@@ -90,8 +103,8 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> str:
     absent = found.pop("not_installed")
     words = [
         f"{found[name.lower()]} {word}"
-        for place, (name, word) in enumerate(WORDS.items())
-        if place < ALWAYS or found[name.lower()]
+        for name, word in WORDS.items()
+        if name in ALWAYS or found[name.lower()]
     ]
     elsewhere = f"; {absent} {'is' if absent == 1 else 'are'} for libraries that are not installed"
     return ", ".join(words) + (elsewhere if absent else "")

@@ -39,6 +39,8 @@ class Row:
     late: bool
     fixed_in: tuple[str, ...] = ()
     """Requirements each of which makes the patch needless by itself; none if no release is known."""
+    guard: bool = False
+    """True where a repair that is APPLIED only stands ready (see ``Patch.guard``)."""
     missing: tuple[str, ...] = ()
     """Distributions that the bug needs and that are not installed."""
 
@@ -78,10 +80,9 @@ class Report:
         return render.summary(self.as_dict())
 
     def _shown(self) -> list[dict[str, Any]]:
-        """What needs eyes, and what is repaired."""
         from zoo_hooks import render
 
-        return [row for row in self.as_dict() if row["status"] in (*render.ATTENTION, *render.ACTIVE)]
+        return [row for row in self.as_dict() if render.needs_eyes(row)]
 
     def __str__(self) -> str:
         from zoo_hooks import render
@@ -131,6 +132,7 @@ def row(patch: Patch, current: settings.Settings) -> Row:
         patch.title,
         late,
         tuple(fixed_in(patch)),
+        patch.guard,
         missing,
     )
 

@@ -46,9 +46,8 @@ def _status(options: argparse.Namespace) -> int:
     else:
         terminal.warn(*broken)
         print(render.summary(rows))
-        eyes = (*render.ATTENTION, *render.ACTIVE)
-        here = rows if options.ids else [row for row in rows if not row["missing"]]
-        shown = here if options.ids or options.all else [row for row in here if row["status"] in eyes]
+        here = rows if options.ids else [row for row in rows if render.state(row) != "NOT_INSTALLED"]
+        shown = here if options.ids or options.all else [row for row in here if render.needs_eyes(row)]
         _show(render.statuses(shown), len(here) - len(shown))
         terminal.warn(trouble, *misfits)
     return terminal.INTERRUPTED if interrupted else 0
@@ -70,7 +69,9 @@ def _check(options: argparse.Namespace) -> int:
         terminal.show_json({**found, **_figures(rows), "patches": bad})
     else:
         terminal.warn(*damaged, *broken, *unmet)
-        print(render.summary(rows) if any(not row["missing"] for row in rows) else _none(rows))
+        print(
+            render.summary(rows) if any(render.state(row) != "NOT_INSTALLED" for row in rows) else _none(rows)
+        )
         _show(render.statuses(bad))
         terminal.warn(trouble)
     if interrupted:

@@ -38,7 +38,7 @@ def enable(some, how=None, **more):
 
 def functions(some):
     parts = [part for part in some.modules() if getattr(part, "gradient_checkpointing", False)]
-    return {part._gradient_checkpointing_func for part in parts}
+    return {vars(part)["_gradient_checkpointing_func"] for part in parts}
 
 
 @every_model

@@ -47,6 +47,7 @@ PATCH = Patch(
     module=__name__,
     title="accelerate fails on a deepspeed that is installed but cannot be imported",
     severity="crash",
+    guard=True,
     symptoms=("@ extract_model_from_parallel @ deepspeed.__init__",),
     targets=("accelerate.utils.imports",),
     affects=("accelerate>=0.26.1",),

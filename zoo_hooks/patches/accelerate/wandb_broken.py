@@ -91,6 +91,7 @@ PATCH = Patch(
     module=__name__,
     title="accelerate takes a wandb for usable that is installed but cannot be imported",
     severity="crash",
+    guard=True,
     symptoms=(
         "@ trl.trainer.callbacks @ wandb.__init__",
         "@ accelerate.tracking @ wandb.__init__",

@@ -130,6 +130,7 @@ PATCH = Patch(
     module=__name__,
     title="A folder's metadata makes datasets read files outside of it",
     severity="security",
+    guard=True,
     targets=("datasets.packaged_modules.folder_based_builder.folder_based_builder",),
     affects=("datasets<5.0.1",),
     links=("https://nvd.nist.gov/vuln/detail/CVE-2026-66007",),

@@ -91,6 +91,7 @@ PATCH = Patch(
     module=__name__,
     title="datasets uses torchcodec when it is installed but cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "Could not load libtorchcodec @ datasets.features",
         "Could not load this library @ datasets.features",

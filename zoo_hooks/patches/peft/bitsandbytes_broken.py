@@ -49,6 +49,7 @@ PATCH = Patch(
     module=__name__,
     title="peft makes no LoRA beside a bitsandbytes that is installed but cannot be imported",
     severity="crash",
+    guard=True,
     symptoms=(
         "@ peft.tuners.lora.bnb @ bitsandbytes.__init__",
         "@ peft.import_utils @ bitsandbytes.__init__",

@@ -99,6 +99,7 @@ PATCH = Patch(
     module=__name__,
     title="LoRA on a tensor-parallel model of transformers 5.16 and later holds one process's part",
     severity="silent wrong result",
+    guard=True,
     targets=(LORA, PARALLEL),
     affects=("peft<0.21.1", "transformers>=5.16.0"),
     links=("https://github.com/huggingface/peft/blob/v0.21.0/src/peft/tuners/lora/model.py",),

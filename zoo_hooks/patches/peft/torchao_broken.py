@@ -74,6 +74,7 @@ PATCH = Patch(
     module=__name__,
     title="peft makes no LoRA beside a torchao that is too old or cannot be imported",
     severity="crash",
+    guard=True,
     symptoms=(
         "Found an incompatible version of torchao @ dispatch_torchao",
         "Found an incompatible version of torchao @ resolve_quantization_backend",

@@ -50,6 +50,7 @@ PATCH = Patch(
     module=__name__,
     title="trl's trainers cannot be imported beside a bitsandbytes that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "undefined symbol @ transformers.integrations.bitsandbytes @ bitsandbytes",
         "undefined symbol @ trl @ bitsandbytes",

@@ -82,6 +82,7 @@ PATCH = Patch(
     module=__name__,
     title="models fail to import beside a causal_conv1d that is installed but cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=("undefined symbol @ transformers @ causal_conv1d",),
     targets=("transformers.modeling_utils",),
     affects=("transformers<5.15.0",),

@@ -89,6 +89,7 @@ PATCH = Patch(
     module=__name__,
     title="A chat template's name makes save_pretrained write outside of its folder",
     severity="security",
+    guard=True,
     targets=("transformers.tokenization_utils_base", "transformers.processing_utils"),
     affects=("transformers>=4.52.1,<5.10.0",),
     links=(

@@ -93,6 +93,7 @@ PATCH = Patch(
     module=__name__,
     title="A config file makes transformers run the code of a kernel repository",
     severity="security",
+    guard=True,
     targets=("transformers.configuration_utils",),
     affects=("transformers>=4.52.1,<5.3.0",),
     links=("https://nvd.nist.gov/vuln/detail/CVE-2026-4372",),

@@ -51,6 +51,7 @@ PATCH = Patch(
     module=__name__,
     title="no model of transformers can be imported beside an HQQ that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=("@ transformers.cache_utils @ hqq.__init__",),
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=4.50.0",),

@@ -51,6 +51,7 @@ PATCH = Patch(
     module=__name__,
     title="nothing of transformers can be imported beside a librosa that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "undefined symbol @ transformers.audio_utils @ librosa",
         "Numba needs NumPy @ transformers.audio_utils @ librosa",

@@ -57,6 +57,7 @@ PATCH = Patch(
     module=__name__,
     title="training fails on a mlflow that is installed but cannot be imported",
     severity="crash",
+    guard=True,
     symptoms=(
         "@ transformers.integrations.integration_utils @ mlflow.__init__",
         "@ trl.extras.profiling @ mlflow.__init__",

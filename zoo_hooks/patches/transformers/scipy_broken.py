@@ -51,6 +51,7 @@ PATCH = Patch(
     module=__name__,
     title="no model of transformers can be imported beside a scipy that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "multiarray failed to import @ transformers.loss @ scipy",
         "numpy.dtype size changed @ transformers.loss @ scipy",

@@ -54,6 +54,7 @@ PATCH = Patch(
     module=__name__,
     title="no model of transformers can be imported beside a scikit-learn that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "numpy.dtype size changed @ candidate_generator @ sklearn",
         "undefined symbol @ candidate_generator @ sklearn",

@@ -51,6 +51,7 @@ PATCH = Patch(
     module=__name__,
     title="nothing of transformers can be imported beside a soundfile that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "sndfile library not found @ transformers.audio_utils",
         "cannot load library @ transformers.audio_utils @ soundfile",

@@ -50,6 +50,7 @@ PATCH = Patch(
     module=__name__,
     title="nothing of transformers can be imported beside a soxr that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=("undefined symbol @ transformers.audio_utils @ soxr",),
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=5.23.0",),

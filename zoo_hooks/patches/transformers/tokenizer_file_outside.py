@@ -69,6 +69,7 @@ PATCH = Patch(
     module=__name__,
     title="A tokenizer's config makes transformers read a vocabulary file outside of its repository",
     severity="security",
+    guard=True,
     targets=("transformers.tokenization_utils_base",),
     affects=("transformers<5.13.0",),
     links=("https://github.com/huggingface/transformers/pull/46279",),

@@ -51,6 +51,7 @@ PATCH = Patch(
     module=__name__,
     title="no model of transformers can be imported beside a torchao that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "undefined symbol @ transformers.quantizers @ torchao",
         "cannot import name * from 'torch * @ transformers.quantizers @ torchao",

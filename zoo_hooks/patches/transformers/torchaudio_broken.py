@@ -57,6 +57,7 @@ PATCH = Patch(
     module=__name__,
     title="transformers fails on a torchaudio that is installed but cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=("undefined symbol @ transformers @ torchaudio",),
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=4.50.0",),

@@ -101,6 +101,7 @@ PATCH = Patch(
     module=__name__,
     title="transformers uses torchcodec when it is installed but cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "Could not load libtorchcodec @ transformers",
         "Could not load this library @ transformers",

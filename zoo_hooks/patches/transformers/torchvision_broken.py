@@ -63,6 +63,7 @@ PATCH = Patch(
     module=__name__,
     title="nothing of transformers can be imported beside a torchvision that cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=(
         "operator torchvision::nms does not exist @ transformers.image_utils",
         "undefined symbol @ transformers.image_utils @ torchvision.__init__",

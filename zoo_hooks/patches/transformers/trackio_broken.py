@@ -55,6 +55,7 @@ PATCH = Patch(
     module=__name__,
     title="training fails on a trackio that is installed but cannot be imported",
     severity="crash",
+    guard=True,
     symptoms=(
         "@ transformers.integrations.integration_utils @ trackio.__init__",
         "@ trl.extras.profiling @ trackio.__init__",

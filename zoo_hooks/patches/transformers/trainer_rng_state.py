@@ -108,6 +108,7 @@ PATCH = Patch(
     module=__name__,
     title="Trainer runs code that a checkpoint's random state file holds",
     severity="security",
+    guard=True,
     targets=("transformers.trainer",),
     affects=("transformers<5.0.0rc3,!=4.51.*",),
     links=(

@@ -105,6 +105,7 @@ PATCH = Patch(
     module=__name__,
     title="training fails on a wandb that is installed but cannot be imported",
     severity="crash",
+    guard=True,
     symptoms=(
         "@ is_wandb_available @ wandb",
         "@ transformers.integrations.integration_utils @ wandb.__init__",

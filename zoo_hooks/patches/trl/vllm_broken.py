@@ -46,6 +46,7 @@ PATCH = Patch(
     module=__name__,
     title="trl's trainers cannot be imported beside a vLLM that is installed but cannot be loaded",
     severity="crash",
+    guard=True,
     symptoms=("undefined symbol @ trl @ vllm",),
     targets=("trl.import_utils",),
     affects=("trl>=0.16.1",),
