@@ -1,4 +1,4 @@
-"""Code of others that knows the cache by an old name, beside a transformers that calls it ``cache``."""
+"""Third-party code that uses an old name of the KV cache, which transformers now calls ``cache``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OLD = ("past_key_values", "cache_params")
 
 
 class Switch:
-    """On while a patch is in force: what it has made of others' classes stays, and is idle otherwise."""
+    """On while a patch is in force. While it is off, its wrappers of third-party classes do nothing."""
 
     on = False
 
 
 class AnyName(dict[str, Any]):
-    """Arguments of a model, in which its cache answers to the old names too, and is listed once."""
+    """Arguments of a model, in which the cache can also be reached by its old names, and is listed once."""
 
     def __getitem__(self, key: str) -> Any:
         return super().__getitem__(_new(key))
@@ -59,7 +59,7 @@ def _new(key: Any) -> Any:
 
 
 def renamed(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Put the cache under its new name; what stands under an old one was put there later."""
+    """Put the cache under its new name. A value under an old name was set later, so it wins."""
     for old in OLD:
         if dict.__contains__(arguments, old):
             arguments[NEW] = arguments.pop(old)
@@ -67,25 +67,25 @@ def renamed(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def taken(function: Callable[..., Any]) -> str | None:
-    """The name by which a function takes the cache, the new one first; None if it knows none of them."""
+    """The name under which a function takes the cache, preferably the new one; None if it takes no cache."""
     known = parameters(function)
     return next((name for name in (NEW, *OLD) if name in known), None)
 
 
 def is_old(function: Callable[..., Any]) -> bool:
-    """Tell whether a function takes the cache only by an old name, and no patch has made it take both."""
+    """Tell whether a function takes the cache only under an old name, and no patch makes it accept both."""
     return taken(function) in OLD and not hasattr(function, "zoo_hooks_switch")
 
 
 def takes_new(function: Callable[..., Any]) -> bool:
-    """Tell whether a function takes the cache by the new name, by itself or by a patch in force."""
+    """Tell whether a function takes the cache under the new name, by itself or through a patch in force."""
     return taken(function) == NEW or getattr(function, "zoo_hooks_switch", Switch).on
 
 
 def accepting(function: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
-    """Make a function take the cache by the new name and see it by its old one.
+    """Make a function accept the cache under its new name and see it under its old one.
 
-    Who gives it by both names, or one of them by position, is left alone.
+    A call that passes the cache under both names, or passes one of them by position, is not changed.
     """
     old, known = taken(function) or OLD[0], parameters(function)
     place = known.index(old) if old in known else len(known)
@@ -101,7 +101,7 @@ def accepting(function: Callable[..., Any], switch: Switch) -> Callable[..., Any
 
 
 def lending(function: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
-    """Make a function see ``model_kwargs`` as an AnyName, and change what it was given as it changes that."""
+    """Make a function see ``model_kwargs`` as an AnyName, and copy its changes back to the caller's dict."""
     place = parameters(function).index("model_kwargs")
 
     @functools.wraps(function)
@@ -127,21 +127,21 @@ def lending(function: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of what a function takes; those of its signature, without the cost of one."""
+    """The names of a function's parameters, as in its signature, but without the cost of building one."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
 
 
 def looks_up_old(function: Callable[..., Any]) -> bool:
-    """Tell whether a function's code holds an old name as a string, and not the new one."""
+    """Tell whether a function's code contains an old name as a string, and not the new one."""
     found = strings(inspect.unwrap(function))
     return NEW not in found and not found.isdisjoint(OLD)
 
 
 def finds_old(function: Callable[..., Any]) -> bool:
-    """Tell whether a function looks an old name up in its own ``**kwargs``, and not the new one.
+    """Tell whether a function looks up an old name in its own ``**kwargs``, and not the new one.
 
-    Outputs have, and take, such a name too, so that it stands there says little.
+    The string alone proves little, because outputs of models also have, and accept, such a name.
     """
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or not code.co_flags & inspect.CO_VARKEYWORDS or not looks_up_old(function):
@@ -163,7 +163,7 @@ def _finds(code: CodeType, given: str) -> bool:
 
 
 def strings(function: Callable[..., Any]) -> set[str]:
-    """The strings that a function's own code holds, whatever it wraps."""
+    """The strings in a function's own code, without those of a function that it wraps."""
     code = getattr(function, "__code__", None)
     return set(_strings(code)) if code else set()
 

@@ -1,4 +1,4 @@
-"""Shared by the patches of experts: each product comes with its scale, and a linear function undoes that."""
+"""Shared by the patches of experts: a product carries its scale, and the next linear function removes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo_hooks.patches.transformers._linear_map import is_plain
 
 
 class Experts:
-    """Experts that compute what upstream does, but scale the products that do not fit."""
+    """Experts that compute the same as upstream's, but scale products that would overflow."""
 
     def __init__(self, experts: Any) -> None:
         self._experts = experts
@@ -27,7 +27,7 @@ class Experts:
 
 
 class Gate:
-    """What multiplies ``up`` where upstream says ``act_fn(gate) * up``."""
+    """The left operand of upstream's ``act_fn(gate) * up``."""
 
     def __init__(self, states: Any) -> None:
         self.states = states
@@ -37,7 +37,7 @@ class Gate:
 
 
 class Scaled:
-    """Products times a scale, until they are multiplied by a weight. To all else they are upstream's."""
+    """Products times a scale, until a linear function takes them. Other functions see them unscaled."""
 
     def __init__(self, states: Any, scale: Any) -> None:
         self.states, self.scale = states, scale
@@ -74,7 +74,7 @@ SCALING = linear_of(lambda: None).__code__
 
 
 def is_known(experts: Any) -> bool:
-    """Whether nothing that they compute between their projections is other than upstream's."""
+    """Whether the experts run only upstream's own code between their projections."""
     from transformers.integrations import moe
 
     way = moe.ALL_EXPERTS_FUNCTIONS.get_interface(experts.config._experts_implementation, None)  # noqa: SLF001

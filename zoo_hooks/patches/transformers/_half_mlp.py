@@ -1,7 +1,7 @@
-"""Shared by the patches of gated MLPs: ``down_proj(act(gate) * up)`` that holds in float16.
+"""Shared by the patches of gated MLPs: computes ``down_proj(act(gate) * up)`` in float16 without overflow.
 
-Where the repair cannot be right, for ``down_proj`` is not known to be linear or what does not fit is not the
-product, it computes what upstream does, infinite and NaN as that may be.
+In two cases the result is that of upstream, even if it is infinite or NaN: ``down_proj`` is not known to be
+linear, or something other than the product overflows.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ HEALTHY = 0.002
 
 
 def down(layer: Any, gate: Any, up: Any) -> Any:
-    """``layer(gate * up)``, where ``layer`` is a ``down_proj``.
+    """Compute ``layer(gate * up)``, where ``layer`` is a ``down_proj``.
 
-    In float16 the products of a token of which one does not fit are scaled by a power of two, and so is what
-    comes out of the layer by its inverse. The factors of all other tokens are 1. No value decides which code
-    runs: it compiles to one graph, and the device is not waited for.
+    In float16, if a product of a token overflows, all products of this token are scaled by a power of two.
+    The output of the layer is scaled by the inverse. The scale of all other tokens is 1. No branch depends on
+    the values of a tensor, so the function compiles to one graph and does not wait for the device.
     """
     import torch
 
@@ -42,7 +42,7 @@ def down(layer: Any, gate: Any, up: Any) -> Any:
 
 
 def scale_of(gate: Any, up: Any) -> Any:
-    """The factor of each token, by the largest of its products."""
+    """The scale of each token, chosen by the largest of its products."""
     import torch
 
     products = torch.addcmul(gate.new_zeros(()), gate.detach(), up.detach(), value=PART)
@@ -55,8 +55,9 @@ def scale_of(gate: Any, up: Any) -> Any:
 def verdict(module: ModuleType, mlp: str, *before: float, anyones: bool = False) -> Verdict:
     """Run the MLP's forward on stand-ins for its parts, with a product of 2**18 and an output of 2**15.
 
-    ``before`` are what it takes before the states; norms around it are left out. A forward of others that has
-    the bug is UNKNOWN, for it would be lost, unless ``anyones``, which may have the activation in itself.
+    ``before`` are the arguments that the forward takes before the hidden states. The norms around the MLP do
+    nothing here. A third-party forward that has the bug is UNKNOWN, because the repair would replace it. With
+    ``anyones`` it is AFFECTED, and it need not call ``act_fn``.
     """
     import torch
 
@@ -95,17 +96,17 @@ def verdict(module: ModuleType, mlp: str, *before: float, anyones: bool = False)
 
 
 def is_upstreams(function: Any) -> bool:
-    """Whether nobody has put another in its place, which would be lost, or given what it does not know."""
+    """Whether a function is transformers' own, not a replacement that the repair would remove."""
     return bool(function.__globals__["__name__"].partition(".")[0] == "transformers")
 
 
 def experts(module: ModuleType) -> Any:
-    """The class of experts that a module of the family has."""
+    """The class of experts in a modeling module of the Gemma-4 family."""
     return getattr(module, "Gemma4TextExperts", None) or module.DiffusionGemmaTextExperts
 
 
 def figure(mlp: Any) -> Figure:
-    """Canary: the error in float16, relative to float32, of an MLP whose products are made large."""
+    """Canary: the error in float16, relative to float32, of an MLP whose weights make its products large."""
     import torch
 
     for layer in (mlp.gate_proj, mlp.up_proj):

@@ -1,7 +1,8 @@
 """Tells whether a layer is known to be a linear map, ``layer(scale * x) == scale * layer(x)``.
 
-A layer could only show that by being called twice. So it and its parts are compared with the classes below,
-which are linear as long as none has a bias, a hook or a forward of its own. Others are taken for not linear.
+A test of that would have to call the layer twice. So the layer and its parts are compared with the classes
+below, which are linear as long as they have no bias, no hook and no replaced forward. Any other layer counts
+as not linear.
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ def is_linear(layer: Any) -> bool:
 
 
 def _is_original(kind: Any) -> bool:
-    """Whether the forward of a class stands in the module of the class, or there is none."""
+    """Whether the forward of a class is defined in the module of the class, or there is none."""
     names = getattr(kind.forward, "__globals__", {})
     return names.get("__name__") in (kind.__module__, "torch.nn.modules.module")
 
 
 def is_untouched(layer: Any) -> bool:
-    """Whether no hook and no other forward stands between a call and that of its class."""
+    """Whether a call reaches the forward of the class directly, without a hook or a replaced forward."""
     own = layer.__dict__
     if (
         own["_forward_hooks"]
@@ -87,7 +88,7 @@ def is_untouched(layer: Any) -> bool:
 
 
 def _only_moves(layer: Any) -> bool:
-    """Whether the forward in the place of the class's is that, or accelerate's around it."""
+    """Whether the instance's own forward is that of its class, or accelerate's wrapper around it."""
     forward, hook = layer.forward, layer.__dict__.get("_hf_hook")
     if hook is not None and getattr(getattr(forward, "func", None), "__module__", "") == "accelerate.hooks":
         if not all(_class(one) in MOVERS for one in getattr(hook, "hooks", (hook,))):
@@ -97,7 +98,7 @@ def _only_moves(layer: Any) -> bool:
 
 
 def _tensor(own: Any, name: str) -> Any:
-    """A parameter or buffer, or what FSDP has in its place."""
+    """A parameter or buffer, or the attribute with which FSDP replaces it."""
     return own["_parameters"].get(name, own["_buffers"].get(name, own.get(name)))
 
 

@@ -1,4 +1,4 @@
-"""What the patches of models that share K/V between layers have in common."""
+"""Shared by the patches of models whose layers share K/V."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLD = (
 
 
 def attention_names(module: ModuleType) -> set[str]:
-    """Names that the attention of a modeling module whose layers share K/V uses; none without one."""
+    """Names that the attention of a modeling module uses if its layers share K/V; otherwise empty."""
     for name, kind in vars(module).items():
         if name.endswith("Attention") and isinstance(kind, type) and "forward" in vars(kind):
             forward = vars(kind)["forward"]
@@ -32,7 +32,7 @@ def attention_names(module: ModuleType) -> set[str]:
 
 
 def not_reentrant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same checkpoint function with use_reentrant=False, where it takes that keyword."""
+    """The same checkpoint function with use_reentrant=False, if it accepts that keyword."""
     parameters = inspect.signature(function).parameters
     named = parameters.get("use_reentrant")
     chosen = getattr(function, "keywords", {}).get("use_reentrant", named and named.default)
@@ -47,7 +47,7 @@ def without_reentrant_checkpointing(
 ) -> Callable[[Any], Callable[..., None]]:
     """Make ``_set_gradient_checkpointing`` non-reentrant for models that share K/V between layers.
 
-    With ``attention``, only for those whose layers have attention of that class.
+    With ``attention``, this applies only to models whose layers use attention of that class.
     """
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
@@ -77,7 +77,7 @@ def without_reentrant_checkpointing(
 
 
 def stays_reentrant(base: Any) -> bool:
-    """Tell whether ``base``, a class of models, leaves a model that shares K/V a reentrant function."""
+    """Tell whether a model class keeps a reentrant checkpoint function for a model that shares K/V."""
 
     def function(run: Any, *, use_reentrant: bool = True) -> None:
         """Stand in for torch's checkpoint function; never called."""
@@ -89,22 +89,23 @@ def stays_reentrant(base: Any) -> bool:
 
 
 class Carrier:
-    """Takes shared K/V from layer to layer in one forward without a cache, and stores nothing else.
+    """Passes shared K/V from layer to layer in one forward pass without a cache, and stores nothing else.
 
-    To the attention it looks like a cache. Each forward has its own, and checkpointing, which takes
-    caches away, keeps it for the recompute; so it lives as long as the graph does.
+    The attention uses it like a cache. Each forward pass has its own carrier. Checkpointing removes a cache
+    from the arguments of a layer, but keeps the carrier for the recomputation. The carrier therefore lives as
+    long as the autograd graph.
     """
 
     def __init__(self) -> None:
         self.shared_layers: dict[int, Any] = {}
 
     def update(self, key: Any, value: Any, *_: Any) -> tuple[Any, Any]:
-        """Hand back what a cache would have stored."""
+        """Return the K/V of this call, without storing them."""
         return key, value
 
 
 def no_cache_verdict(module: ModuleType) -> Verdict:
-    """Tell whether layers share K/V through the cache, so that without one they cannot."""
+    """Tell whether layers share K/V through the cache, so that they cannot share them without one."""
     names = attention_names(module)
     if "shared_kv_states" in names:
         return Verdict.FIXED
@@ -112,7 +113,7 @@ def no_cache_verdict(module: ModuleType) -> Verdict:
 
 
 def share_without_cache(changes: Changes, text_model: Any, attention: Any, base: Any) -> None:
-    """Repair of both no-cache patches; ``base`` is PreTrainedModel, for any model may hold one of these."""
+    """Repair of both no-cache patches. ``base`` is PreTrainedModel, as any model may contain one of these."""
     changes.wrap(text_model, "forward", _with_carrier)
     changes.wrap(attention, "forward", _from_carrier)
     changes.wrap(base, "_set_gradient_checkpointing", without_reentrant_checkpointing(changes, attention))
@@ -151,10 +152,10 @@ def _from_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _of_no_tokens(attention: Any, hidden_states: Any) -> Any:
-    """Zero, computed with the layer's own projections, which a layer that shares does not need.
+    """Zero, computed with the layer's own K/V projections, which a layer with shared K/V does not use.
 
-    They have parameters all the same. So each gets a gradient, of zeros, also those of an adapter: without
-    one plain DistributedDataParallel raises.
+    These projections still have parameters. With this zero each of them, and each parameter of an adapter on
+    them, gets a gradient of zeros. Without a gradient plain DistributedDataParallel raises an error.
     """
     none = hidden_states[:, :0]
     key = attention.k_proj(none)
@@ -165,7 +166,7 @@ def _of_no_tokens(attention: Any, hidden_states: Any) -> Any:
 
 
 def no_cache_difference(model: Any) -> float:
-    """Canary of both no-cache patches: largest difference of logits without and with a cache."""
+    """Canary of both no-cache patches: largest difference between the logits with and without a cache."""
     import torch
 
     with torch.no_grad():

@@ -1,22 +1,23 @@
-"""Adapters of transformers' own models are refused for a peft that is not released.
+"""``add_adapter`` and the other adapter methods of transformers models reject every released peft.
 
 Symptom
 -------
-``add_adapter``, ``set_adapter``, ``disable_adapters``, ``enable_adapters``, ``active_adapters``,
-``delete_adapter`` and ``save_pretrained`` of a model with an adapter raise ``ValueError: The version of PEFT
-you are using is not compatible, please use a version >= 0.22.0``. The newest peft is 0.21.2.
+The adapter methods of a model from transformers raise ``ValueError: The version of PEFT you are using is
+not compatible, please use a version >= 0.22.0``. The newest release of peft is 0.21.2. The methods are
+``add_adapter``, ``set_adapter``, ``disable_adapters``, ``enable_adapters``, ``active_adapters`` and
+``delete_adapter``. ``save_pretrained`` of a model with an adapter raises the same error.
 
 Cause
 -----
-transformers 5.24.0 has raised the floor from 0.20.0, for it has renamed ``past_key_values``, which breaks
-prompt learning in each peft that is released.
+transformers 5.24.0 raised the minimum version of peft from 0.20.0 to 0.22.0. The reason is that 5.24.0 also
+renamed ``past_key_values``, which breaks prompt learning in every released peft.
 
 Repair
 ------
-The floor is that of 5.23.0 as long as peft finds the cache under its new name: while
-``peft/prompt-learning-generate``, ``peft/prefix-tuning-heads`` and ``peft/shadow-cache-dropped`` are in
-force, or others have repaired the same. Otherwise it stays as it is. A peft below 0.20.0 is refused as
-before.
+zoo-hooks lowers the minimum to 0.20.0, as in 5.23.0, but only while peft finds the KV cache under its new
+name. That is the case while ``peft/prompt-learning-generate``, ``peft/prefix-tuning-heads`` and
+``peft/shadow-cache-dropped`` are in force, or while other code has repaired the same bugs. Otherwise the
+minimum stays at 0.22.0. A peft below 0.20.0 is rejected as before.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="adapters of transformers' own models are refused for a peft that is not released",
+    title="Adapter methods of transformers models reject every released peft",
     severity="crash",
     symptoms=("The version of PEFT you are using is not compatible, please use a version >= 0.22.0",),
     targets=("transformers.integrations.peft",),
@@ -86,7 +87,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/peft.py#L47",
     ),
-    measures="adapters that are active after add_adapter (expected: ['default'])",
+    measures="active adapters after add_adapter (expected: ['default'])",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,24 +1,25 @@
-"""Assisted generation raises once a sliding window is full.
+"""Assisted generation raises an error once a sliding window is full.
 
 Symptom
 -------
-``generate`` with a draft model (``assistant_model``), in some releases also with
-``prompt_lookup_num_tokens``, raises ``ValueError: Cannot `crop` a `DynamicSlidingWindowLayer` after it has
-seen more tokens than its sliding window``. Every model that has such layers is hit: Gemma-2, -3, -3n and -4,
-Mistral, gpt-oss and others.
+``generate`` with a draft model (``assistant_model``) raises ``ValueError: Cannot `crop` a
+`DynamicSlidingWindowLayer` after it has seen more tokens than its sliding window``. In some releases
+``prompt_lookup_num_tokens`` leads to the same error. Every model with such layers is affected: Gemma-2, -3,
+-3n and -4, Mistral, gpt-oss and others.
 
 Cause
 -----
-What the draft model guessed wrong is cropped from the caches of both, which a layer that keeps only its
-window cannot do. So ``generate`` asks for caches that keep every token, ``dynamic_full``. 5.12 and 5.13 no
-longer look at that. 5.0 makes no cache where it generates with assistance, and leaves that to the model,
-which makes one with windows. 4.56 does not ask it of the draft model.
+When the draft model guesses wrong tokens, ``generate`` crops them from the KV caches of both models. A
+cache layer that stores only its sliding window cannot be cropped. So ``generate`` asks for caches that keep
+every token (``dynamic_full``). Releases 5.12 and 5.13 ignore this request. Release 5.0 creates no cache for
+assisted generation. The model then creates one itself, with sliding windows. Release 4.56 does not make the
+request for the draft model.
 
 Repair
 ------
-Where ``generate`` makes a cache that will be cropped, layers with a window become such that keep every token,
-as in 5.14; in 5.0 it is told to make one. What a layer may see is masked, as it always was. Caches that are
-handed in are left as they are.
+Where ``generate`` creates a cache that it will crop, zoo-hooks replaces the sliding-window layers of that
+cache with layers that keep every token, as in 5.14. In 5.0 it first makes ``generate`` create a cache. The
+attention mask still limits attention to the window. Caches that the caller passes in are left alone.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="assisted generation raises once a sliding window is full",
+    title="Assisted generation raises an error once a sliding window is full",
     severity="crash",
     symptoms=("Cannot `crop` a `DynamicSlidingWindowLayer` after it has seen more tokens",),
     targets=("transformers.generation.utils",),
@@ -152,7 +153,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/issues/46629",
         "https://github.com/huggingface/transformers/pull/47347",
     ),
-    measures="tokens that differ from decoding without a draft model, of 28, window 8 (expected: 0)",
+    measures="tokens that differ from decoding without a draft model, of 28, sliding window 8 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,21 +1,22 @@
-"""``transformers.modeling_attn_mask_utils`` is gone, and with it whatever imports it.
+"""Code that imports ``transformers.modeling_attn_mask_utils`` fails, because 5.24.0 removed the module.
 
 Symptom
 -------
 ``import FlagEmbedding`` raises ``ModuleNotFoundError: No module named
-'transformers.modeling_attn_mask_utils'``, and so does code that comes with checkpoints.
+'transformers.modeling_attn_mask_utils'``. Remote code that comes with checkpoints raises it as well.
 
 Cause
 -----
-5.24.0 dropped the module, whose functions warned of that, in favour of ``transformers.masking_utils``, which
-has other functions.
+transformers 5.24.0 removed the module in favour of ``transformers.masking_utils``, which has other
+functions. The functions of the old module had announced the removal in a warning.
 
 Repair
 ------
-Once any config or model has been imported the module is there again, with functions that give the same masks.
-It is no stand-in, so it is there for as long as the repair is in force, for importers that nobody knows. It
-does not warn. Other importers that were looked at (llm2vec, torchao's prototypes, optimum-intel) fail for
-other names or want an older transformers.
+zoo-hooks provides the module again as soon as any config or model of transformers has been imported. Its
+functions return the same masks as before. They do not emit the deprecation warning. The module is a working
+replacement and not an empty stub. It therefore stays importable for as long as the repair is in force, also
+for importers that zoo-hooks does not know. Other importers were examined (llm2vec, torchao's prototypes,
+optimum-intel). They fail because of other names, or require an older transformers.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="transformers.modeling_attn_mask_utils is gone, and with it whatever imports it",
+    title="transformers 5.24.0 removed modeling_attn_mask_utils, which other packages import",
     severity="crash",
     symptoms=("No module named 'transformers.modeling_attn_mask_utils'",),
     targets=("transformers.cache_utils",),
@@ -61,7 +62,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/modeling_attn_mask_utils.py",
     ),
-    measures="wrong entries of a mask for padded rows (expected: 0)",
+    measures="wrong entries of a causal attention mask for padded rows (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

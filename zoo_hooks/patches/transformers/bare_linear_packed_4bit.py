@@ -1,25 +1,28 @@
-"""A skipped module whose weight is packed to 4 bits in the checkpoint cannot run, or not even load.
+"""A 4-bit checkpoint does not run or load if a module on its skip list has a packed weight.
 
 Symptom
 -------
-A checkpoint that bitsandbytes packed to 4 bits holds a packed weight for a module that its
-``llm_int8_skip_modules`` names, such as the patch embedder of Gemma-4. It loads, and the forward
-raises ``RuntimeError: mat1 and mat2 shapes cannot be multiplied``; from transformers 5.23.0 loading
-raises that the shapes do not match. The model's ``state_dict`` lacks what unpacks the weight.
+A checkpoint that bitsandbytes packed to 4 bits contains a packed weight for a module that its
+``llm_int8_skip_modules`` lists, such as the patch embedder of Gemma-4. The checkpoint loads, but the
+forward pass raises ``RuntimeError: mat1 and mat2 shapes cannot be multiplied``. From transformers 5.23.0
+on, loading already raises an error, because the shapes do not match. The ``state_dict`` of the loaded model
+lacks the entries that are needed to unpack the weight.
 
 Cause
 -----
-Which modules become ``Linear4bit`` is decided by the list alone. For one that it names
-``Bnb4bitDeserialize`` builds the packed weight that the checkpoint has, and a plain ``nn.Linear``
-is to hold it, which can neither multiply by it nor save it.
+The skip list alone decides which modules become ``Linear4bit``. For a module on the list,
+``Bnb4bitDeserialize`` nevertheless builds the packed weight from the checkpoint. The module that receives
+it is a plain ``nn.Linear``, which can neither multiply by a packed weight nor save it.
 
 Repair
 ------
-A module that is exactly ``nn.Linear`` when its packed weight arrives becomes the ``Linear4bit`` that
-transformers makes of the modules that are not in the list. Modules with a weight that is not packed
-stay what the list says, and no other ``nn.Linear`` is touched. Before 5.22 the loader casts what a bare
-module gets to that module's dtype, and bytes that are stored as floats (``bnb_4bit_quant_storage``) do
-not survive that: packed weights are loaded as they are stored. A weight that was cast all the same raises.
+If a module is exactly an ``nn.Linear`` when its packed weight arrives, zoo-hooks turns it into the same
+``Linear4bit`` that transformers makes of modules outside the list. Listed modules whose weight is not
+packed stay as they are. No other ``nn.Linear`` is touched.
+
+Before 5.22 the loader casts the weight of a plain module to the dtype of that module. This destroys packed
+bytes that are stored as floats (``bnb_4bit_quant_storage``). So zoo-hooks loads packed weights in the dtype
+in which they are stored. A packed weight that other code has already cast raises an error.
 """
 
 from __future__ import annotations
@@ -153,7 +156,7 @@ PATCH = Patch(
         "https://github.com/unslothai/unsloth/pull/5034",
         "https://github.com/vllm-project/vllm/pull/42825",
     ),
-    measures="largest difference of logits after saving and loading (expected: 0.0)",
+    measures="largest difference between the logits before and after saving and loading (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,19 +1,20 @@
-"""A batched pipeline takes apart the cache of outputs that call it ``past_key_values``.
+"""A pipeline with a batch size above 1 fails on outputs that call the KV cache ``past_key_values``.
 
 Symptom
 -------
-A pipeline with ``batch_size`` above 1 raises ``TypeError: 'DynamicCache' object is not subscriptable`` where
-its own ``_forward`` returns a dict with ``past_key_values``, or its model an output of others with such a
-field.
+A pipeline with ``batch_size`` above 1 raises ``TypeError: 'DynamicCache' object is not subscriptable``.
+This happens if the pipeline's own ``_forward`` returns a dict with the key ``past_key_values``. It also
+happens if the model returns a third-party output with a field of that name.
 
 Cause
 -----
-From 5.24.0 on the iterator that takes batches apart passes by what is called ``cache``, and no longer what
-is called ``past_key_values``.
+The iterator that splits a batch into rows must skip the KV cache. From 5.24.0 on it skips only the key
+``cache`` and no longer ``past_key_values``.
 
 Repair
 ------
-It passes by what is called either. The output that the pipeline took apart stays whole.
+The iterator skips the cache under both names. The output of the whole batch is not modified and keeps its
+cache.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="A batched pipeline takes apart the cache of outputs that call it past_key_values",
+    title="Batched pipelines fail on outputs that call the KV cache past_key_values",
     severity="crash",
     symptoms=("'DynamicCache' object is not subscriptable @ loader_batch_item",),
     targets=("transformers.pipelines.pt_utils",),
@@ -73,7 +74,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/pipelines/pt_utils.py#L96-L97",
     ),
-    measures="rows that a pipeline makes of a batch of two with a cache (expected: 2)",
+    measures="rows that a pipeline makes of a batch of two with a KV cache (expected: 2)",
     probe=probe,
     repair=repair,
     canary=canary,

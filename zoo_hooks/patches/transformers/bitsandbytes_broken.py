@@ -1,21 +1,23 @@
-"""What only asks for bitsandbytes fails on one that cannot be loaded.
+"""trl's GRPO and RLOO trainers cannot be imported if bitsandbytes is installed but broken.
 
 Symptom
 -------
-Where bitsandbytes is installed and its import fails, ``from trl import GRPOTrainer`` and RLOO end in that
-error, and so does importing ``transformers.integrations.bitsandbytes``, though nothing is quantized.
+bitsandbytes is installed, but its import fails. ``from trl import GRPOTrainer`` then raises the same error,
+although nothing is quantized. Importing the RLOO trainer or ``transformers.integrations.bitsandbytes``
+raises it too.
 
 Cause
 -----
-``is_bitsandbytes_available`` says whether it is installed. Those modules ask that and import bitsandbytes
-in the next line.
+``is_bitsandbytes_available`` only checks whether the package is installed. The modules above call it and
+import bitsandbytes in the next line.
 
 Repair
 ------
-Where a module asks and is about to import bitsandbytes, it is imported there and then. If that fails, the
-answer is False from then on, which is told once in a warning with the error. So what works without
-bitsandbytes works, and quantizing a model, or an optimizer of bitsandbytes, raises its own error. Nothing
-is loaded for those who only ask, and bitsandbytes itself is not touched.
+When code calls ``is_bitsandbytes_available`` and is about to import bitsandbytes, zoo-hooks tries that
+import first. If it fails, the function returns False from then on, and a warning with the error is logged
+once. Code that can do without bitsandbytes then works. Quantizing a model, or using an optimizer from
+bitsandbytes, raises the error of the failed import. Code that only calls the function loads nothing.
+bitsandbytes itself is not touched.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="trl's trainers cannot be imported beside a bitsandbytes that cannot be loaded",
+    title="trl's GRPO and RLOO trainers cannot be imported if bitsandbytes is installed but broken",
     severity="crash",
     guard=True,
     symptoms=(
@@ -60,7 +62,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/bitsandbytes.py#L14",
     ),
-    measures="what importing transformers.integrations.bitsandbytes gives (expected: imported)",
+    measures="result of importing transformers.integrations.bitsandbytes (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

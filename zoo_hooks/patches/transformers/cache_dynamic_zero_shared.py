@@ -1,21 +1,21 @@
-"""DynamicCache forgets the sliding window of models that share no K/V layers.
+"""DynamicCache ignores the sliding window of models in which no layers share K/V.
 
 Symptom
 -------
-Gemma-4 31B and 26B-A4B (``num_kv_shared_layers=0``) generate right tokens, but the cache of their
-sliding-window layers keeps every token: memory grows with the whole text instead of stopping at
-the window, without any warning.
+Gemma-4 31B and 26B-A4B (``num_kv_shared_layers=0``) generate correct tokens, but the KV cache of their
+sliding-window layers keeps every token. Memory grows with the whole text instead of stopping at the window.
+There is no warning.
 
 Cause
 -----
-``DynamicCache.__init__`` drops the layers that share K/V by ``layer_types[:-num_kv_shared_layers]``.
-With 0 that is ``layer_types[:0]``: no layer is left, and the cache falls back to adding plain
-layers, without a window, as they are used.
+``DynamicCache.__init__`` uses ``layer_types[:-num_kv_shared_layers]`` to drop the layers that share K/V. If
+the number is 0, this is ``layer_types[:0]``, and no layer is left. The cache then adds plain layers without
+a window as they are used.
 
 Repair
 ------
-The constructor is handed the same config without the attribute when it is 0, so it keeps every
-layer type. Only the constructor sees that stand-in.
+If ``num_kv_shared_layers`` is 0, the constructor receives a stand-in for the config that lacks this
+attribute, so it keeps every layer type. Only the constructor sees the stand-in.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PATCH = Patch(
     targets=("transformers.cache_utils",),
     affects=("transformers>=4.56.0,<5.14.0",),
     links=("https://github.com/huggingface/transformers/pull/40039",),
-    measures="tokens held by a sliding layer after 24, window 8 (expected: 7)",
+    measures="tokens that a sliding-window layer holds after 24 tokens, window 8 (expected: 7)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,19 +1,21 @@
-"""Layers of a cache have lost their ``dtype``.
+"""Reading the ``dtype`` of a KV cache layer raises AttributeError.
 
 Symptom
 -------
-``cache.layers[0].dtype`` raises ``AttributeError: 'DynamicLayer' object has no attribute 'dtype'``, and so
-does a ``StaticLayer``'s and that of the layers derived from the two.
+``cache.layers[0].dtype`` raises ``AttributeError: 'DynamicLayer' object has no attribute 'dtype'``.
+``StaticLayer`` and all subclasses of the two raise the same error under their own names.
 
 Cause
 -----
-From 4.56.0 up to 5.23.0 such a layer kept the dtype of the first keys that it was given. 5.24.0 keeps that
-of keys and of values apart, each in its tensor, and no longer the attribute, without a word of deprecation.
+From 4.56.0 up to 5.23.0 a cache layer stored the dtype of the first keys that it received. Release 5.24.0
+removed this attribute without a deprecation. The layer now has two dtypes, that of its tensor of keys and
+that of its tensor of values.
 
 Repair
 ------
-Both classes have the attribute again: the dtype of the keys, once there are any, and before that the same
-AttributeError. A layer that sets its own ``dtype``, as those of others do, has that.
+``DynamicLayer`` and ``StaticLayer`` have the attribute again. It is the dtype of the keys. Before a layer
+has any keys, it raises the same AttributeError. A layer that sets its own ``dtype``, as third-party layers
+do, keeps that value.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Layers of a cache have lost their dtype",
+    title="KV cache layers have lost their dtype attribute",
     severity="crash",
     symptoms=(
         "'DynamicLayer' object has no attribute 'dtype'",
@@ -76,7 +78,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/cache_utils.py#L113-L117",
     ),
-    measures="dtype of a layer that holds bfloat16 (expected: torch.bfloat16)",
+    measures="dtype of a cache layer that holds bfloat16 (expected: torch.bfloat16)",
     probe=probe,
     repair=repair,
     canary=canary,

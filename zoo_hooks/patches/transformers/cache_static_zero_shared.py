@@ -1,19 +1,19 @@
-"""StaticCache has no layers for models that share no K/V layers.
+"""StaticCache has no layers for models in which no layers share K/V.
 
 Symptom
 -------
-``generate(cache_implementation="static")`` of Gemma-4 31B and 26B-A4B
-(``num_kv_shared_layers=0``) raises ``IndexError: list index out of range``.
+``generate(cache_implementation="static")`` with Gemma-4 31B or 26B-A4B (``num_kv_shared_layers=0``) raises
+``IndexError: list index out of range``.
 
 Cause
 -----
-``StaticCache.__init__`` drops the layers that share K/V by ``layer_types[:-num_kv_shared_layers]``.
-With 0 that is ``layer_types[:0]``: the cache has no layer at all.
+``StaticCache.__init__`` uses ``layer_types[:-num_kv_shared_layers]`` to drop the layers that share K/V. If
+the number is 0, this is ``layer_types[:0]``, and the cache has no layers at all.
 
 Repair
 ------
-The constructor is handed the same config without the attribute when it is 0, so it keeps every
-layer type. Only the constructor sees that stand-in.
+If ``num_kv_shared_layers`` is 0, the constructor receives a stand-in for the config that lacks this
+attribute, so it keeps every layer type. Only the constructor sees the stand-in.
 """
 
 from __future__ import annotations

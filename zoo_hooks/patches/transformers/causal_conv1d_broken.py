@@ -1,20 +1,21 @@
-"""Models fail to import beside a causal_conv1d that is installed but cannot be loaded.
+"""Models cannot be imported if causal_conv1d is installed but broken.
 
 Symptom
 -------
-On a machine with CUDA, where causal_conv1d was built for another torch, Qwen3-Next, Qwen3.5, LFM2,
-Falcon-H1, Bamba, Jamba and others cannot be imported at all: ``ImportError: ... undefined symbol``. They
-have a slower way of their own, and take it where the package is absent.
+On a machine with CUDA, causal_conv1d was built for another release of torch. Qwen3-Next, Qwen3.5, LFM2,
+Falcon-H1, Bamba, Jamba and others then cannot be imported at all: ``ImportError: ... undefined symbol``.
+These models have a slower implementation of their own and use it where the package is absent.
 
 Cause
 -----
-``is_causal_conv1d_available`` says whether there is CUDA and the package is installed, and the modules of
-these models import it at once. Later releases try the import.
+``is_causal_conv1d_available`` only checks whether CUDA is available and the package is installed. If it
+returns True, the modules of these models import the package at once. Later releases try the import instead.
 
 Repair
 ------
-Where ``is_causal_conv1d_available`` says True, causal_conv1d is imported there and then, as who asks is
-about to do; if that fails it says False and warns once with the error. Nothing else is asked or imported.
+Before ``is_causal_conv1d_available`` returns True, zoo-hooks imports causal_conv1d, as the caller is about
+to do. If that import fails, the function returns False, and a warning with the error is logged once. No
+other check is changed, and no other package is imported.
 """
 
 from __future__ import annotations
@@ -80,14 +81,14 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="models fail to import beside a causal_conv1d that is installed but cannot be loaded",
+    title="Models cannot be imported if causal_conv1d is installed but broken",
     severity="crash",
     guard=True,
     symptoms=("undefined symbol @ transformers @ causal_conv1d",),
     targets=("transformers.modeling_utils",),
     affects=("transformers<5.15.0",),
     links=("https://github.com/unslothai/unsloth/pull/4047",),
-    measures="what importing LFM2, or Bamba, with such a package gives (expected: imported)",
+    measures="result of importing LFM2, or Bamba, with a broken causal_conv1d installed (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

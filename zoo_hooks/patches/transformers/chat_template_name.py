@@ -1,21 +1,23 @@
-"""Saving a tokenizer or processor writes a chat template wherever its name leads (CVE-2026-9856).
+"""Saving a tokenizer or processor can write files outside of the target folder (CVE-2026-9856).
 
 Symptom
 -------
-``save_pretrained`` of a tokenizer that was loaded from a foreign ``tokenizer_config.json`` writes files
-outside of the folder that it is given: a chat template with the name ``../../.bashrc`` ends two folders
-above it, with whatever the config has as its text. ``Trainer`` saves the tokenizer with each checkpoint.
+A tokenizer was loaded from an untrusted ``tokenizer_config.json``. Its ``save_pretrained`` can then write
+files outside of the given folder. A chat template with the name ``../../.bashrc`` becomes ``.bashrc.jinja``
+in the parent of that folder, and the config determines its content. ``Trainer`` saves the tokenizer with
+each checkpoint.
 
 Cause
 -----
-From 4.52 on each template that has a name is written to ``chat_templates/<name>.jinja``, and nobody looks
-at the name.
+From 4.52 on, each named chat template is written to ``additional_chat_templates/<name>.jinja``. The name is
+not checked.
 
 Repair
 ------
-A name that is not that of a plain file ends saving with an error that shows it, as from 5.10.0 on.
-Templates with other names are saved as ever, and so are all of them within ``tokenizer_config.json``
-(``save_jinja_files=False``).
+If the name of a template is not that of a plain file, saving raises an error that shows the name, as
+upstream does from 5.10.0 on. Templates with other names are saved as before. With
+``save_jinja_files=False`` all templates are saved within ``tokenizer_config.json`` as before, whatever
+their names.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="A chat template's name makes save_pretrained write outside of its folder",
+    title="A chat template's name can make save_pretrained write outside of its folder",
     severity="security",
     guard=True,
     targets=("transformers.tokenization_utils_base", "transformers.processing_utils"),
@@ -96,7 +98,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/46191",
         "https://nvd.nist.gov/vuln/detail/CVE-2026-9856",
     ),
-    measures="files that saving a tokenizer created outside of the folder (expected: 0)",
+    measures="files that saving a tokenizer creates outside of the target folder (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,24 @@
-"""Layers of others write into the cache twice under gradient checkpointing.
+"""Third-party layers update the KV cache twice under gradient checkpointing.
 
 Symptom
 -------
-A model of others whose layers derive from ``GradientCheckpointingLayer`` and take ``past_key_values`` is
-trained with gradient checkpointing and a cache: ``CheckpointError: ... Recomputed values for the following
-tensors have different metadata``; reentrant checkpointing gives wrong gradients, without an error.
+A third-party model has layers that derive from ``GradientCheckpointingLayer`` and take ``past_key_values``.
+Training it with gradient checkpointing and a KV cache raises ``CheckpointError: ... Recomputed values for
+the following tensors have different metadata``. Reentrant checkpointing gives wrong gradients instead,
+without an error.
 
 Cause
 -----
-From 5.24.0 on the base class takes only ``cache`` away from a layer that is computed again in the backward
-pass, no longer ``past_key_values``. The layer then adds its keys to those that it had added before.
+``GradientCheckpointingLayer`` must not pass a cache to a layer that is recomputed in the backward pass.
+From 5.24.0 on it removes only the argument ``cache`` and no longer ``past_key_values``. The recomputed
+layer then adds its keys to those that it added in the forward pass.
 
 Repair
 ------
-A layer that takes the cache only by an old name gets none while it is checkpointed, as up to 5.23.0; that is
-told once, unless it is compiled. It takes ``cache`` too, for models of transformers' that it is put into.
-Classes that were made while the repair was in force keep the wrapper when it is undone, and it does nothing
-then.
+The repair wraps each layer that takes the cache only under an old name. Such a layer gets no cache while it
+is checkpointed, as up to 5.23.0. A warning about this is logged once, except under ``torch.compile``. The
+layer also accepts ``cache``, so that it works inside transformers' own models. Classes that were created
+while the repair was in force keep the wrapper when the repair is undone. The wrapper then does nothing.
 """
 
 from __future__ import annotations
@@ -121,14 +123,14 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Layers of others write into the cache twice under gradient checkpointing",
+    title="Third-party layers update the KV cache twice under gradient checkpointing",
     severity="silent wrong result",
     targets=("transformers.modeling_layers",),
     affects=("transformers>=5.24.0",),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/modeling_layers.py#L106-L111",
     ),
-    measures="cosine of gradients with and without checkpointing, layers of others (expected: 1.0)",
+    measures="cosine of a third-party model's gradients with and without checkpointing (expected: 1.0)",
     probe=probe,
     repair=repair,
     canary=canary,

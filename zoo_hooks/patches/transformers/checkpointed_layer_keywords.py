@@ -1,24 +1,29 @@
-"""Reentrant checkpointing gives no gradients to layers that are called by keyword.
+"""Under reentrant checkpointing, layers that get their input by keyword receive no gradients.
 
 Symptom
 -------
-With ``use_reentrant=True``, and where the keyword is absent, which torch takes as True
-(``peft.prepare_model_for_kbit_training(model)`` does that), layers whose input goes by keyword do not learn:
-no error, the loss is right, and of Llama-4's vision tower 37 of 41 parameters get no gradient, nor does what
-lies before it. So do the two-way transformers of SAM2, SAM3's trackers and EdgeTAM. Mllama and other models
-whose layers also get encoded images or text by keyword raise ``Trying to backward through the graph a second
-time`` where those need gradients.
+Layers whose input is passed by keyword do not learn under reentrant gradient checkpointing. There is no
+error, and the loss is correct. In Llama-4's vision tower 37 of 41 parameters get no gradient. Everything
+before the tower gets none either. The two-way transformers of SAM2, SAM3's trackers and EdgeTAM are
+affected too.
+
+Checkpointing is reentrant with ``use_reentrant=True``. It is also reentrant without the keyword, because
+torch then uses True. ``peft.prepare_model_for_kbit_training(model)`` leaves the keyword out.
+
+Mllama and other models also pass encoded images or text to their layers by keyword. They raise ``Trying to
+backward through the graph a second time`` if those tensors need gradients.
 
 Cause
 -----
-``GradientCheckpointingLayer`` hands positional arguments to the checkpoint function, and binds keywords to
-what it runs. Reentrant checkpointing knows only what it is handed.
+``GradientCheckpointingLayer`` passes positional arguments to the checkpoint function, but binds keyword
+arguments to the function that is checkpointed. Reentrant checkpointing only knows the tensors that are
+passed to it.
 
 Repair
 ------
-The function that a layer checkpoints with is handed tensors that need gradients by position, and the layer
-gets them by keyword as before. One with ``use_reentrant=False`` is left as it is. Tensors inside of a tuple
-or dictionary are not covered.
+zoo-hooks passes tensors that need gradients to the layer's checkpoint function by position. The layer still
+receives them by keyword. A checkpoint function with ``use_reentrant=False`` is left alone. Tensors inside a
+tuple or dictionary are not covered.
 """
 
 from __future__ import annotations
@@ -126,7 +131,7 @@ def _config(module: ModuleType) -> Any:
 
 PATCH = Patch(
     module=__name__,
-    title="reentrant checkpointing gives no gradients to layers that are called by keyword",
+    title="Reentrant checkpointing gives no gradients to layers that get their input by keyword",
     severity="silent wrong result",
     symptoms=(
         "Trying to backward through the graph a second time @ torch.utils.checkpoint @ modeling_layers",
@@ -136,7 +141,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/llama4/modeling_llama4.py#L930",
     ),
-    measures="parameters of layers called by keyword that get no gradient, of 2 (expected: 0)",
+    measures="parameters without a gradient in layers called by keyword, of 2 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,23 @@
-"""A model's config names a kernel of the Hub, whose code then runs (CVE-2026-4372).
+"""A model's config file can make transformers download and run code from the Hub (CVE-2026-4372).
 
 Symptom
 -------
-With the package kernels installed, loading a model whose ``config.json`` says
-``"_attn_implementation_internal": "somebody/something"``, or ``"_attn_implementation"``, downloads that
-repository and imports it, without ``trust_remote_code`` and without a word.
+The package kernels is installed, and a model is loaded whose ``config.json`` contains
+``"_attn_implementation_internal": "owner/repository"``. transformers downloads that repository and imports
+it, without ``trust_remote_code`` and without a warning. The key ``"_attn_implementation"`` has the same
+effect.
 
 Cause
 -----
-Whatever a config file holds becomes an attribute of the config, so also the place where the implementation
-of attention is kept that a caller asks for, and any name of the form ``owner/repository`` there is taken
-for a kernel. From 5.3.0 on only kernels-community is, unless the caller allows more.
+Every key of a config file becomes an attribute of the config. One of these attributes stores the attention
+implementation that the caller asked for. transformers treats any name of the form ``owner/repository`` in
+it as a kernel. From 5.3.0 on it accepts only kernels-community, unless the caller allows more.
 
 Repair
 ------
-A config file with such a name, in itself or in one of its parts, is refused with an error that shows it. To
-use the kernel, delete the key from the file and pass ``attn_implementation``, which is not touched. Files
-that say "sdpa", "eager" or the like load as ever.
+zoo-hooks refuses a config file that contains such a name, at the top level or in a nested config. The error
+shows the name. To use the kernel, delete the key from the file and pass ``attn_implementation``, which is
+not affected. Files that contain "sdpa", "eager" or the like load as before.
 """
 
 from __future__ import annotations
@@ -91,13 +92,13 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="A config file makes transformers run the code of a kernel repository",
+    title="A config file can make transformers run code from a kernel repository",
     severity="security",
     guard=True,
     targets=("transformers.configuration_utils",),
     affects=("transformers>=4.52.1,<5.3.0",),
     links=("https://nvd.nist.gov/vuln/detail/CVE-2026-4372",),
-    measures="kernels that a config file makes a model load (expected: 0)",
+    measures="kernel names that are accepted from a config file (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

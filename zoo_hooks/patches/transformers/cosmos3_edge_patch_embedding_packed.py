@@ -1,20 +1,21 @@
-"""Cosmos3 Edge packed to 4 or 8 bits does not see its images.
+"""Cosmos3 Edge cannot see its images after bitsandbytes has packed it to 4 or 8 bits.
 
 Symptom
 -------
-A Cosmos3 Edge that is packed by bitsandbytes answers as if all pixels were nearly alike: no error, and
-embedded patches that are some 250 times too large. Packed to 8 bits it raises ``data set to a tensor that
-requires gradients must be floating point``.
+Packed to 4 bits by bitsandbytes, Cosmos3 Edge answers as if all pixels were nearly alike. There is no
+error, but the patch embeddings are some 250 times too large. Packed to 8 bits, the model raises ``data set
+to a tensor that requires gradients must be floating point``.
 
 Cause
 -----
-``Cosmos3EdgeVisionEmbeddings.forward`` casts the pixels to ``patch_embedding.weight.dtype``. That of a
-packed weight is uint8 or int8, which is how it is stored and not what it computes in.
+``Cosmos3EdgeVisionEmbeddings.forward`` casts the pixels to ``patch_embedding.weight.dtype``. A packed
+weight has the dtype uint8 or int8. The weight is stored in this dtype, but the layer does not compute in
+it.
 
 Repair
 ------
-If the weight is packed, the pixels are cast to the dtype that it had before, as they are where it is not.
-Any other model runs upstream's own forward.
+If the weight is packed, the pixels are cast to the dtype that the weight had before packing, as in a model
+that is not packed. Any other model runs upstream's own forward.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Cosmos3 Edge packed to 4 or 8 bits casts pixels to whole numbers",
+    title="Cosmos3 Edge packed to 4 or 8 bits casts its pixels to integers",
     severity="silent wrong result",
     symptoms=("data set to a tensor that requires gradients must be floating point @ modeling_cosmos3_edge",),
     targets=("transformers.models.cosmos3_edge.modeling_cosmos3_edge",),
@@ -65,7 +66,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/cosmos3_edge/modeling_cosmos3_edge.py#L416",
         "https://github.com/huggingface/transformers/pull/46933",
     ),
-    measures="relative error that packing brings to embedded patches (expected: < 0.4)",
+    measures="relative error of the patch embeddings after packing to 4 bits (expected: < 0.4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,19 +1,19 @@
-"""Ernie 4.5 VL packed to 4 or 8 bits does not see its images.
+"""Ernie 4.5 VL cannot see its images after bitsandbytes has packed it to 4 or 8 bits.
 
 Symptom
 -------
-An Ernie 4.5 VL that is packed by bitsandbytes answers as if all pixels were nearly alike: no error. Packed
-to 4 bits its embedded patches are some 500 times too large, to 8 bits all but zero.
+Packed by bitsandbytes, Ernie 4.5 VL answers as if all pixels were nearly alike. There is no error. The
+patch embeddings are some 500 times too large at 4 bits, and almost zero at 8 bits.
 
 Cause
 -----
-``Ernie4_5_VLMoePatchEmbed.forward`` casts the pixels to ``proj.weight.dtype``. That of a packed weight is
-uint8 or int8, which is how it is stored and not what it computes in.
+``Ernie4_5_VLMoePatchEmbed.forward`` casts the pixels to ``proj.weight.dtype``. A packed weight has the
+dtype uint8 or int8. The weight is stored in this dtype, but the layer does not compute in it.
 
 Repair
 ------
-If the weight is packed, the pixels are cast to the dtype that it had before, as they are where it is not.
-Any other model runs upstream's own forward.
+If the weight is packed, the pixels are cast to the dtype that the weight had before packing, as in a model
+that is not packed. Any other model runs upstream's own forward.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _kind(module: ModuleType) -> Any:
 
 PATCH = Patch(
     module=__name__,
-    title="Ernie 4.5 VL packed to 4 or 8 bits casts pixels to whole numbers",
+    title="Ernie 4.5 VL packed to 4 or 8 bits casts its pixels to integers",
     severity="silent wrong result",
     targets=("transformers.models.ernie4_5_vl_moe.modeling_ernie4_5_vl_moe",),
     affects=("transformers>=5.0.0", "bitsandbytes>=0.46.1"),
@@ -59,7 +59,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/ernie4_5_vl_moe/modeling_ernie4_5_vl_moe.py#L831",
         "https://github.com/huggingface/transformers/pull/46933",
     ),
-    measures="relative error that packing brings to embedded patches (expected: < 0.4)",
+    measures="relative error of the patch embeddings after packing to 4 bits (expected: < 0.4)",
     probe=probe,
     repair=repair,
     canary=canary,

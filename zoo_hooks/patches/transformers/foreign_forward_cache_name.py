@@ -1,27 +1,32 @@
-"""A model of others that takes ``past_key_values`` generates without its cache.
+"""A third-party model that takes ``past_key_values`` generates without its KV cache.
 
 Symptom
 -------
-A subclass, or a model that came with its checkpoint, whose ``forward`` has ``past_key_values=None`` and
-``**kwargs`` sees no cache in ``generate``, or as a part of a model of transformers'. If it does not hand
-``kwargs`` on, the tokens after the first are wrong, without an error; if it does, they are right and what
-it computes from the cache is not. Without ``**kwargs`` it raises ``TypeError: ... unexpected keyword
-argument 'cache'``. If it has its own ``prepare_inputs_for_generation`` too, a cache that is given to
-``generate`` raises ``ValueError: The following `model_kwargs` are not used by the model: ['cache']``.
+The model is a subclass of a transformers model, or remote code that came with its checkpoint. Its
+``forward`` has the parameters ``past_key_values=None`` and ``**kwargs``. Such a model gets no cache in
+``generate``, and none as a part of one of transformers' own models. If it does not pass ``kwargs`` on, the
+tokens after the first are wrong, without an error. If it passes them on, the tokens are correct, but what
+the model itself computes from the cache is not.
+
+Without ``**kwargs`` the model raises ``TypeError: ... unexpected keyword argument 'cache'``. If it also has
+its own ``prepare_inputs_for_generation``, passing a cache to ``generate`` raises ``ValueError: The
+following `model_kwargs` are not used by the model: ['cache']``.
 
 Cause
 -----
-From 5.24.0 on transformers calls the argument ``cache`` in every place where it calls a model. Its own
-models are decorated to take the old name too, but models that know no other are not asked what they take.
+From 5.24.0 on transformers names the argument ``cache`` wherever it calls a model. A decorator lets its own
+models accept the old name too. But transformers does not check which name a third-party model accepts.
 
 Repair
 ------
-When a model class is made whose ``forward`` takes the cache only by an old name (``past_key_values`` or
-``cache_params``), that function takes the new one too, and sees it by the old one; its signature stays.
-So it is with classes that are there already. Who gives the cache by both names, or one of them by
-position, is left to upstream. The classes keep the wrapper if the repair is undone, and it does nothing
-then. A ``forward`` that looks the cache up in ``**kwargs`` gets a warning only, because what it passes on
-would warn.
+The repair wraps ``forward`` if it takes the cache only under an old name (``past_key_values`` or
+``cache_params``). The wrapper also accepts ``cache`` and passes it on under the old name. The signature
+does not change. New model classes are wrapped when they are created, existing ones at once.
+
+A call that passes the cache under both names, or passes one of them by position, is left to upstream. The
+classes keep the wrapper when the repair is undone, but it then does nothing. A ``forward`` that looks up
+the cache in ``**kwargs`` is not changed, because upstream would warn about the old name in what the model
+passes on. zoo-hooks logs one warning about such a model instead.
 """
 
 from __future__ import annotations
@@ -93,7 +98,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="A model of others that takes past_key_values generates without its cache",
+    title="A third-party model that takes past_key_values generates without its KV cache",
     severity="silent wrong result",
     symptoms=(
         "forward() got an unexpected keyword argument 'cache'",
@@ -105,7 +110,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L705-L706",
     ),
-    measures="wrong tokens of eight that a model of others generates (expected: 0)",
+    measures="wrong tokens that a third-party model generates, of 8 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

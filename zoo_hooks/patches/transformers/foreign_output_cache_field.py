@@ -1,24 +1,28 @@
-"""Outputs of others with a field ``past_key_values`` raise, or lose their cache.
+"""Third-party outputs with a field ``past_key_values`` raise an error or lose their KV cache.
 
 Symptom
 -------
-A subclass of ``ModelOutput`` that has a field ``past_key_values`` of its own, such as gliner's, raises
-``TypeError: __init__() got an unexpected keyword argument 'cache'`` when it is made. One that has it again
-beside what it inherits (``class Output(CausalLMOutputWithPast)``) is made, but the field is None, so whoever
-goes on from it computes everything anew, without an error.
+A subclass of ``ModelOutput``, such as gliner's, defines its own field ``past_key_values``. Creating an
+instance raises ``TypeError: __init__() got an unexpected keyword argument 'cache'``. If a subclass
+redefines a field that it inherits (``class Output(CausalLMOutputWithPast)``), an instance can be created,
+but the field is None. Code that continues from it computes everything again, without an error.
 
 Cause
 -----
-From 5.24.0 on the metaclass of ``ModelOutput`` makes each constructor, those of others too, call an argument
-``past_key_values`` or ``cache_params`` by the new name ``cache``; and so do reading and setting.
+From 5.24.0 on the metaclass of ``ModelOutput`` wraps the constructor of every subclass, including
+third-party ones. The wrapper renames the arguments ``past_key_values`` and ``cache_params`` to ``cache``.
+Reading and setting a value under an old name are redirected to ``cache`` as well.
 
 Repair
 ------
-When such a class is made, its constructor takes the cache by the name of its field, and by ``cache`` too. The
-field keeps its name in ``keys()`` and ``fields()``; ``output.cache``, ``output["cache"]`` and ``"cache" in
-output``, as transformers asks, find it. A field that is there again takes the place of the inherited one, as
-it did. A class that has both names itself is left alone. What was made stays so if the repair is undone. Of a
-class that was made before the repair, one that only has a field of its own is repaired; of others it is told.
+When such a class is created, zoo-hooks makes its constructor accept the cache under the name of the field
+and under ``cache``. The field keeps its name in ``keys()`` and ``fields()``. transformers looks it up as
+``output.cache``, ``output["cache"]`` and ``"cache" in output``, and all three find it. A redefined field
+takes the position of the inherited one, as before 5.24.0. A class that defines both names itself is left
+alone.
+
+Repaired classes stay repaired when the repair is undone. A class that was created before the repair is
+repaired if it only has a field of its own. If it redefines an inherited field, a warning is logged instead.
 """
 
 from __future__ import annotations
@@ -134,7 +138,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Outputs of others with a field past_key_values raise, or lose their cache",
+    title="Third-party outputs with a field past_key_values raise an error or lose their KV cache",
     severity="crash",
     symptoms=("__init__() got an unexpected keyword argument 'cache' @ transformers.utils.generic",),
     targets=("transformers.modeling_outputs",),
@@ -142,7 +146,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/utils/generic.py#L440-L471",
     ),
-    measures="wrong tokens of eight, with the cache read from an output of others (expected: 0)",
+    measures="wrong tokens with the KV cache read from a third-party output, of 8 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

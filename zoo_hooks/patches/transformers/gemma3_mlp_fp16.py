@@ -2,21 +2,25 @@
 
 Symptom
 -------
-Gemma-3 in float16, also under float16 autocast, generates noise, and in training loss or gradients become
-NaN. bfloat16 is right. EmbeddingGemma, which has the same text model, is concerned as well.
+Gemma-3 generates noise in float16, also under float16 autocast. In training, the loss or the gradients
+become NaN. Results in bfloat16 are correct. EmbeddingGemma uses the same text model and is affected too.
 
 Cause
 -----
-``Gemma3MLP.forward`` computes ``down_proj(act_fn(gate) * up)`` in the dtype of its input. Two factors of 300
-give 90000, which does not fit float16, although the output, which a norm follows, often would.
+``Gemma3MLP.forward`` computes ``down_proj(act_fn(gate) * up)`` in the dtype of its input. Two factors of
+300 give 90000, which overflows float16. The output of ``down_proj``, which is followed by a norm, would
+often be in range.
 
 Repair
 ------
-As that of Gemma-4's (``gemma4-mlp-fp16``): in float16 the products of a token of which one does not fit are
-scaled by a power of two before ``down_proj``, and its output is scaled back. Other tokens and other dtypes
-are computed as before. What does not fit itself stays infinite or NaN, as upstream has it: an output, hidden
-states between the layers, and what overflows before a ``down_proj`` that is not known to be linear, as with
-a bias, a hook or tensor parallelism. So this alone need not make all of a model right in float16.
+The repair is the same as that of Gemma-4 (``gemma4-mlp-fp16``). If a product of a token overflows float16,
+all products of this token are scaled by a power of two before ``down_proj``, and its output is scaled back.
+Other tokens and other dtypes are computed as before.
+
+Values that overflow elsewhere stay infinite or NaN, as in upstream: an output that overflows by itself, and
+the hidden states between the layers. So do products before a ``down_proj`` that is not known to be linear,
+for example because of a bias, a hook or tensor parallelism. This repair alone may therefore not make the
+whole model correct in float16.
 """
 
 from __future__ import annotations

@@ -2,22 +2,23 @@
 
 Symptom
 -------
-Gemma-3n in float16, also under float16 autocast, generates noise or stops with a CUDA assertion, and
-in training loss or gradients become NaN. bfloat16 is right.
+Gemma-3n generates noise in float16, also under float16 autocast, or stops with a CUDA assertion. In
+training, the loss or the gradients become NaN. Results in bfloat16 are correct.
 
 Cause
 -----
-``Gemma3nTextMLP.forward`` computes ``down_proj(act_fn(gate) * up)`` in the dtype of its input. Two
-factors of 300 give 90000, which does not fit float16, although the output often would. Where the gate
-is made sparse, one infinite value also makes the mean and deviation of its token NaN.
+``Gemma3nTextMLP.forward`` computes ``down_proj(act_fn(gate) * up)`` in the dtype of its input. Two factors
+of 300 give 90000, which overflows float16. The output of ``down_proj`` would often be in range. In layers
+with a sparse gate, one infinite value also makes the mean and the standard deviation of its token NaN.
 
 Repair
 ------
-As that of Gemma-4's (``gemma4-mlp-fp16``): in float16 the products of a token of which one does not
-fit are scaled by a power of two before ``down_proj``, and its output is scaled back. Other tokens and other
-dtypes are computed as before. What does not fit itself stays infinite or NaN, as upstream has it, and so
-does what overflows before a ``down_proj`` that is not known to be linear, as with a bias, a hook or tensor
-parallelism.
+The repair is the same as that of Gemma-4 (``gemma4-mlp-fp16``). If a product of a token overflows float16,
+all products of this token are scaled by a power of two before ``down_proj``, and its output is scaled back.
+Other tokens and other dtypes are computed as before.
+
+Values that overflow elsewhere stay infinite or NaN, as in upstream. So do products before a ``down_proj``
+that is not known to be linear, for example because of a bias, a hook or tensor parallelism.
 """
 
 from __future__ import annotations

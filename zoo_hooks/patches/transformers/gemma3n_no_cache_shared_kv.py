@@ -1,28 +1,32 @@
-"""Gemma-3n without a cache computes wrong logits.
+"""Gemma-3n computes wrong logits without a KV cache.
 
 Symptom
 -------
-With ``use_cache=False``, or under gradient checkpointing, Gemma-3n E2B and E4B give wrong logits. No error,
-no warning: training starts at a loss that is far too high, and learns to make up for it.
+With ``use_cache=False`` or under gradient checkpointing, Gemma-3n E2B and E4B compute wrong logits. There
+is no error and no warning. Training starts at a loss that is far too high, and the model learns to
+compensate for the bug.
 
 Cause
 -----
-The last layers use the K/V of earlier ones, and are handed them as ``past_key_values.shared_layers``.
-Without a cache they find none, and compute their own, with weights that were never trained for it.
-Checkpointing takes the cache of a layer away, which comes to the same.
+The last layers use the K/V of earlier layers and read them from ``past_key_values.shared_layers``. Without
+a cache they find none and compute their own K/V, with weights that were never trained for it. Gradient
+checkpointing has the same effect, because it does not pass a cache to the layers.
 
 Repair
 ------
-Each forward of the text model hands its layers a carrier of its own, which stores the shared K/V
-and nothing else; where there is no cache the attention uses it in its place. It stays a keyword of
-the layers, so that the recompute of checkpointing finds it, and goes with the graph. Checkpointing
-becomes non-reentrant for these models, also inside models of another class, which is told once:
-reentrant, it gives wrong gradients where layers share K/V (``transformers/gemma4-reentrant-checkpointing``).
+In each forward pass the text model gives its layers a new carrier object. The carrier stores the shared K/V
+and nothing else. Where there is no cache, the attention uses the carrier instead. It is passed as a keyword
+argument of the layers, so that gradient checkpointing finds it in the recomputation. It is released
+together with the autograd graph.
 
-The projections that these layers have of their own, and do not use, stay: they are what a checkpoint of
-this release holds. In training they are run over no tokens at all, so that they, and adapters on them,
-get gradients of zeros, as plain DistributedDataParallel demands, with a cache too. Otherwise forwards with
-a cache are as they were.
+Checkpointing becomes non-reentrant for these models, also if they are part of a model of another class. A
+warning about this is logged once. Reentrant checkpointing gives wrong gradients where layers share K/V
+(``transformers/gemma4-reentrant-checkpointing``).
+
+The layers that use shared K/V also have their own K/V projections, which they do not use. These projections
+stay, because checkpoints of the affected releases contain them. In training they run on zero tokens, also
+if there is a cache. So they, and adapters on them, get gradients of zeros, which plain
+DistributedDataParallel requires. Otherwise forward passes with a cache do not change.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-3n without a cache computes wrong logits where layers share K/V",
+    title="Gemma-3n computes wrong logits without a KV cache where layers share K/V",
     severity="silent wrong result",
     targets=("transformers.models.gemma3n.modeling_gemma3n",),
     affects=("transformers>=4.56.0,<5.6.0",),
@@ -57,7 +61,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/39764",
         "https://github.com/huggingface/transformers/pull/45312",
     ),
-    measures="largest difference of logits without and with a cache (expected: 0.0)",
+    measures="largest difference between the logits with and without a KV cache (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,
