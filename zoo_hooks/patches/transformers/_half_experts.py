@@ -1,4 +1,4 @@
-"""Shared by the patches of experts: each product comes with its scale, and a linear function undoes that."""
+"""Shared by the patches of experts: products carry a scale, which the next linear function undoes."""
 
 from __future__ import annotations
 
