@@ -1,4 +1,4 @@
-"""What the patches of models that merge audio features into their embeddings have in common."""
+"""Shared by the patches of models that merge audio features into their input embeddings."""
 
 from __future__ import annotations
 

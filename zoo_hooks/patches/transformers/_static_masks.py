@@ -1,4 +1,4 @@
-"""Masks for images whose tokens see each other, where ``generate`` makes them ahead for a static cache."""
+"""Shared by the patches of image masks that ``generate`` makes in advance for a static cache."""
 
 from __future__ import annotations
 

@@ -1,20 +1,22 @@
-"""Generation with an assistant of Gemma-4 does not start.
+"""Assisted generation with a Gemma-4 assistant model raises TypeError.
 
 Symptom
 -------
-``model.generate(..., assistant_model=assistant)`` with an assistant of Gemma-4, or of its unified form,
-raises ``TypeError: SinglePositionMultiTokenCandidateGenerator.__init__() missing 2 required positional
-arguments: 'input_ids' and 'model_kwargs'``.
+``model.generate(..., assistant_model=assistant)`` raises ``TypeError:
+SinglePositionMultiTokenCandidateGenerator.__init__() missing 2 required positional arguments: 'input_ids'
+and 'model_kwargs'``. This happens with every assistant model of Gemma-4 and of Gemma-4 unified.
 
 Cause
 -----
-``generate`` no longer hands the two over, for nothing reads them, but the constructor still insists on them.
+``generate`` no longer passes these two arguments, because nothing reads them. The constructor still
+requires them.
 
-No issue of transformers' is known; 5.20.0 gave both a default.
+No issue in transformers' tracker is known. Release 5.20.0 gave both arguments a default.
 
 Repair
 ------
-The constructor has a default for both. They are handed on by position: by name upstream warns of them.
+Both arguments of the constructor get the default None. zoo-hooks passes them on by position, because
+upstream warns when they are passed by keyword.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def _with_defaults(original: Callable[..., None]) -> Callable[..., None]:
 
 PATCH = Patch(
     module=__name__,
-    title="Generation with an assistant of Gemma-4 does not start",
+    title="Assisted generation with a Gemma-4 assistant model raises TypeError",
     severity="crash",
     symptoms=(
         "SinglePositionMultiTokenCandidateGenerator.__init__() missing 2 required positional arguments",
@@ -84,7 +86,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.18.0/src/transformers/generation/candidate_generator.py#L1254-L1270",
     ),
-    measures="tokens generated with an assistant that are those without, of eight (expected: 8)",
+    measures="tokens that are the same with and without an assistant model, of 8 (expected: 8)",
     probe=probe,
     repair=repair,
     canary=_tiny.assisted,

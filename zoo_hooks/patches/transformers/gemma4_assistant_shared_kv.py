@@ -1,22 +1,26 @@
-"""Gemma-4's assistants cannot be built, nor used with models that share no K/V.
+"""Gemma-4 assistant models cannot be built, nor used with models that share no K/V.
 
 Symptom
 -------
-Building or loading an assistant of Gemma-4 (``Gemma4AssistantForCausalLM``, or its unified form), which
-predicts several tokens for a model from that model's K/V, raises ``ValueError: The set of layer types
-producing a cache is different than the set of layer types using them``. With one that could be built,
-generation by 31B and 26B-A4B would raise ``KeyError: 'full_attention'``.
+An assistant model predicts several tokens for a main model from that model's K/V. Building or loading one
+for Gemma-4 (``Gemma4AssistantForCausalLM``, or its unified form) raises ``ValueError: The set of layer
+types producing a cache is different than the set of layer types using them``. Even if an assistant could be
+built, generation with 31B and 26B-A4B would raise ``KeyError: 'full_attention'``.
 
 Cause
 -----
-``kv_sharing_modes`` of the text config says of each layer whether it makes or takes shared K/V, and insists
-that for each type of layer one makes them. All layers of an assistant take them, from another model; its
-config even demands that. And where no layer takes any, none makes them, so that an assistant finds none.
+The property ``kv_sharing_modes`` of the text config says for each layer whether it stores or reuses shared
+K/V. It requires that the same layer types do both.
+
+In an assistant model all layers reuse K/V, which the main model has stored. The assistant's config even
+requires this. So no layer stores any, and the check fails. In a main model in which no layer reuses K/V, no
+layer stores them either, so an assistant finds none.
 
 Repair
 ------
-As in releases before: where all layers share, each is one that takes K/V; where none does, the last of
-each type makes them for an assistant. For other configs the property is upstream's own, with its check.
+zoo-hooks restores what earlier releases did. If all layers share K/V, each of them is a layer that reuses
+K/V. If no layer shares K/V, the last layer of each layer type stores its K/V for an assistant. All other
+configs use upstream's property, including its check.
 """
 
 from __future__ import annotations
@@ -75,7 +79,7 @@ def _modes(original: Callable[..., Any]) -> Callable[..., Any]:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4's assistants cannot be built, nor used with models that share no K/V",
+    title="Gemma-4 assistant models cannot be built, nor used with models that share no K/V",
     severity="crash",
     symptoms=(
         "The set of layer types producing a cache is different than the set of layer types using them",
@@ -88,7 +92,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma4/configuration_gemma4.py#L226-L252",
     ),
-    measures="tokens generated with an assistant that are those without, of eight (expected: 8)",
+    measures="tokens that are the same with and without an assistant model, of 8 (expected: 8)",
     probe=probe,
     repair=repair,
     canary=_tiny.assisted,

@@ -2,22 +2,26 @@
 
 Symptom
 -------
-A forward with audio under ``torch.autocast(dtype=torch.float16)``, as ``Trainer(fp16=True)`` runs it,
-raises ``RuntimeError: value cannot be converted to type at::Half without overflow``.
+A forward with audio raises ``RuntimeError: value cannot be converted to type at::Half without overflow``
+under ``torch.autocast(dtype=torch.float16)``. ``Trainer(fp16=True)`` runs the model under this autocast.
 
 Cause
 -----
-``Gemma4AudioAttention.forward`` computes its logits in float32, but autocast runs their matrix
-products in float16, and the masked ones are then filled with
-``config.attention_invalid_logits_value``, -1e9, which float16 does not have. On CPUs the layers fail
-before that: they clamp float16 states to a ``gradient_clipping`` of 1e10, as their weights are float32.
+``Gemma4AudioAttention.forward`` is written to compute its logits in float32, but autocast runs their matrix
+products in float16. Masked logits are then filled with ``config.attention_invalid_logits_value``. This
+value, -1e9, is outside the range of float16.
+
+On CPUs the layers fail even earlier. They clamp float16 hidden states to a ``gradient_clipping`` of 1e10.
+Upstream lowers this limit for float16 weights only, and here the weights are float32.
 
 Repair
 ------
-``_rel_shift``, which gives one of the two terms of the logits, returns float32 where it would return
-float16, so that their sum is float32 as it is without autocast. ``gradient_clipping`` of the layers
-reads as at most 65504 while float16 autocast is on, as upstream has it for float16 weights. The config
-is not touched. Without autocast, and in bfloat16, nothing changes.
+``_rel_shift`` computes one of the two terms of the logits. It now returns float32 where it would return
+float16, so the sum is float32, as without autocast.
+
+While float16 autocast is on, ``gradient_clipping`` of the layers reads as at most 65504, which is also
+upstream's limit for float16 weights. The config is not changed. Without autocast, and in bfloat16, nothing
+changes.
 """
 
 from __future__ import annotations
@@ -116,7 +120,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.5.0/src/transformers/models/gemma4/modeling_gemma4.py#L303-L306",
     ),
-    measures="relative error of the audio tower under float16 autocast against float32 (expected: < 0.02)",
+    measures="relative error of the audio tower, float16 autocast against float32 (expected: < 0.02)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,21 +1,21 @@
-"""Gemma-4 merges audio features of another dtype than that of its embeddings.
+"""Gemma-4 raises on audio when its audio tower and its embeddings differ in dtype.
 
 Symptom
 -------
-A forward with audio raises ``RuntimeError: masked_scatter_: expected self and source to have same
-dtypes but got Float and Half``, where the audio tower and the embeddings differ in dtype: under
+A forward with audio raises ``RuntimeError: masked_scatter_: expected self and source to have same dtypes
+but got Float and Half``. This happens when the audio tower and the input embeddings differ in dtype: under
 autocast, or with parts of the model in float32.
 
 Cause
 -----
-``Gemma4Model.forward`` moves image and video features to device and dtype of the embeddings, and
-audio features to the device only.
+``Gemma4Model.forward`` moves image and video features to the device and dtype of the input embeddings. It
+moves audio features to the device only.
 
 Repair
 ------
-While ``forward`` runs, ``get_audio_features`` gives its features in the dtype of the embeddings. Its
-arguments are those that upstream gives, for overrides and wrappers of it too. Callers of
-``get_audio_features`` itself get what they always got.
+While ``forward`` runs, ``get_audio_features`` returns its features in the dtype of the input embeddings. It
+receives the arguments that upstream passes, and so do overrides and wrappers of it. Code that calls
+``get_audio_features`` directly gets the same result as without the repair.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 merges audio features of another dtype than that of its embeddings",
+    title="Gemma-4 does not cast audio features to the dtype of its input embeddings",
     severity="crash",
     symptoms=("expected self and source to have same dtypes @ modeling_gemma4",),
     targets=("transformers.models.gemma4.modeling_gemma4",),

@@ -1,27 +1,29 @@
-"""Gemma-4's experts overflow float16 between their projections.
+"""Gemma-4's experts overflow float16, so the model generates noise, and its loss becomes NaN.
 
 Symptom
 -------
-Gemma-4 26B-A4B in float16, also under float16 autocast, generates noise or stops with a CUDA assertion,
-and in training loss or gradients become NaN, whichever ``experts_implementation`` it has. bfloat16 is
-right. DiffusionGemma's experts are the same.
+Gemma-4 26B-A4B in float16, also under float16 autocast, generates noise or stops with a CUDA assertion. In
+training, the loss or gradients become NaN. This happens with every ``experts_implementation``. bfloat16
+gives correct results. DiffusionGemma's experts have the same bug.
 
 Cause
 -----
 ``Gemma4TextExperts`` and ``DiffusionGemmaTextExperts`` compute ``act_fn(gate) * up`` for each token and
-expert in the dtype of its input, in ``forward`` or, for ``batched_mm`` and ``grouped_mm``, in
-``_apply_gate``. Two factors of 300 give 90000, which does not fit float16, although the expert's output
-often would.
+expert, in the dtype of their input. They do so in ``forward`` or, for ``batched_mm`` and ``grouped_mm``, in
+``_apply_gate``. Two factors of 300 give 90000, which overflows float16, although the expert's output often
+would fit.
 
 Repair
 ------
-As that of the MLPs (``gemma4-mlp-fp16``): in float16 the products of a token and an expert of which one
-does not fit are scaled by a power of two before that expert's ``down_proj``, and its output is scaled back
-before routing weights are applied. All else, and other dtypes, are computed as before. What does not fit
-itself stays infinite or NaN, as upstream has it: projections before the product, outputs before and after
-they are weighted. Expert parallelism and tensor parallelism are covered. Left to upstream are
-implementations other than ``eager``, ``batched_mm`` and ``grouped_mm``, and experts with biases or a gate of
-their own.
+The repair works like the one for the MLPs (``gemma4-mlp-fp16``). If a float16 product of a token and an
+expert overflows, all products of that pair are scaled by a power of two before the expert's ``down_proj``.
+Its output is scaled back before the routing weights are applied. All other products, and other dtypes, are
+computed as before. Expert parallelism and tensor parallelism are covered.
+
+Values that overflow by themselves stay infinite or NaN, as without the repair: projections before the
+product, and outputs before and after they are weighted. The repair leaves some experts to upstream: those
+with an implementation other than ``eager``, ``batched_mm`` and ``grouped_mm``, those with biases, and those
+with their own gate.
 """
 
 from __future__ import annotations

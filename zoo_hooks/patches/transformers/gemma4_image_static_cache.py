@@ -1,23 +1,23 @@
-"""Gemma-4 that generates with a static cache masks an image as if it were text.
+"""With a static cache, Gemma-4 masks the tokens of an image causally, as if they were text.
 
 Symptom
 -------
-With ``generate(cache_implementation="static")`` or ``"offloaded_static"`` a Gemma-4 whose image tokens see
-each other (``use_bidirectional_attention="vision"``, as in 12B, 26B-A4B and 31B) reads an image from left
-to right. No error: logits and tokens differ from those with any other cache. Answers about places in an
-image are the first to be wrong.
+Gemma-4 models with ``use_bidirectional_attention="vision"``, such as 12B, 26B-A4B and 31B, let the tokens
+of an image attend to each other. With ``generate(cache_implementation="static")`` or ``"offloaded_static"``
+they read an image from left to right instead. There is no error, but logits and tokens differ from those
+with any other cache. Answers about places in an image are the first to be wrong.
 
 Cause
 -----
-For a cache of fixed size ``generate`` makes the masks before the forward pass. It takes
-``mm_token_type_ids``, which say where images are, from inputs into which they have not been put yet, and so
-hands on None.
+For a cache of fixed size, ``generate`` makes the attention masks before the forward pass. These masks
+depend on ``mm_token_type_ids``, which say where images are. ``generate`` looks them up in the model's
+inputs before it has added them there, so it passes None.
 
 Repair
 ------
-``prepare_inputs_for_generation`` makes the masks of a prompt that has such types once more, with them.
-Prompts without types, other caches and later steps are as without the repair, and so is a prompt that is
-read in chunks.
+If a prompt comes with ``mm_token_type_ids``, ``prepare_inputs_for_generation`` makes the masks again, this
+time from these types too. Nothing changes for prompts without these types, for other caches, for later
+steps, and for prompts that are prefilled in chunks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 with a static cache masks images causally",
+    title="Gemma-4 masks images causally with a static cache",
     severity="silent wrong result",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0,<5.23.0",),
@@ -53,7 +53,7 @@ PATCH = Patch(
         "https://github.com/unslothai/unsloth/pull/10903",
         "https://github.com/huggingface/transformers/blob/v5.22.2/src/transformers/generation/utils.py#L739",
     ),
-    measures="difference of the first logits between a static cache and one that grows (expected: 0.0)",
+    measures="largest difference of the first token's logits, static against dynamic cache (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,30 +1,33 @@
-"""Gemma-4's MLPs overflow float16 between their projections.
+"""Gemma-4's MLPs overflow float16, so the model generates noise, and its loss becomes NaN.
 
 Symptom
 -------
-Gemma-4 in float16, also under float16 autocast, generates noise or stops with a CUDA assertion, and
-in training loss or gradients become NaN within a few steps. Images through 26B-A4B and 31B, whose
-vision towers do not clip, can become NaN too. bfloat16 is right. DiffusionGemma, which has the same text
-MLPs and one more for self-conditioning, overflows likewise.
+Gemma-4 in float16, also under float16 autocast, generates noise or stops with a CUDA assertion. In
+training, the loss or gradients become NaN within a few steps. Images can become NaN too in 26B-A4B and 31B,
+whose vision towers do not clip. bfloat16 gives correct results. DiffusionGemma overflows in the same way:
+it has the same text MLPs, and one more for self-conditioning.
 
 Cause
 -----
 ``Gemma4TextMLP.forward`` and ``Gemma4VisionMLP.forward`` compute ``down_proj(act_fn(gate) * up)`` in the
-dtype of their input. Two factors of 300 give 90000, which does not fit float16, although the output
-often would.
+dtype of their input. Two factors of 300 give 90000, which overflows float16, although the output often
+would fit.
 
 Repair
 ------
-In float16 the products of a token of which one does not fit are scaled by a power of two before
-``down_proj``, and its output is scaled back. Other tokens and other dtypes are computed as before, and no
+If a float16 product of a token overflows, all products of that token are scaled by a power of two before
+``down_proj``, and the output is scaled back. Other tokens and other dtypes are computed as before. Nothing
 more is kept for the backward pass.
 
-Two things stay infinite or NaN, as upstream has them, for any number in their place would be wrong without a
-sign of it. One is what does not fit itself: an output, or a projection before the product. The other is what
-overflows before a ``down_proj`` that is not known to be linear. Known are the layers of torch and of
-bitsandbytes, and LoRA on them, also with DoRA; none where it or a part of it has a bias, a hook or a forward
-of its own, such as an adapter with ``lora_bias`` or tensor parallelism. The towers of E2B and E4B are not
-concerned: they clip what ``down_proj`` is given.
+Two kinds of values stay infinite or NaN, as without the repair, because any number in their place would be
+silently wrong. The first kind overflows by itself: an output, or a projection before the product. The
+second kind overflows before a ``down_proj`` that is not known to be linear.
+
+Layers of torch and of bitsandbytes are known to be linear, and so is LoRA on them, also with DoRA. This
+does not hold if the layer or a part of it has a bias, a hook or its own forward. Examples are an adapter
+with ``lora_bias``, and tensor parallelism.
+
+The vision towers of E2B and E4B are not affected, because they clip the input of ``down_proj``.
 """
 
 from __future__ import annotations

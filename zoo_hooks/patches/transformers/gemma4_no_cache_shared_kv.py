@@ -1,29 +1,31 @@
-"""Gemma-4 without a cache computes wrong logits.
+"""Gemma-4 E2B and E4B compute wrong logits without a KV cache.
 
 Symptom
 -------
-With ``use_cache=False``, or under gradient checkpointing, Gemma-4 E2B and E4B give wrong logits
-(off by 3.2 on a scale of 4.7, on a random model). No error, no warning: training starts at a loss
-that is far too high, and learns to make up for it.
+With ``use_cache=False``, or under gradient checkpointing, Gemma-4 E2B and E4B give wrong logits. On a
+random model they are off by 3.2 on a scale of 4.7. There is no error and no warning. Training starts at a
+loss that is far too high, and the model learns to compensate for the wrong logits.
 
 Cause
 -----
-The last layers use the K/V of earlier ones, and are handed them as ``past_key_values.shared_layers``.
-Without a cache they find none, and compute their own, with weights that were never trained for it.
-Checkpointing takes the cache of a layer away, which comes to the same.
+The last layers reuse the K/V of earlier layers, and read them from ``past_key_values.shared_layers``.
+Without a cache they find none. They then compute their own K/V with weights that were never trained for it.
+Gradient checkpointing has the same effect, because it removes the cache of a layer.
 
 Repair
 ------
-Each forward of the text model hands its layers a carrier of its own, which stores the shared K/V
-and nothing else; where there is no cache the attention uses it in its place. It stays a keyword of
-the layers, so that the recompute of checkpointing finds it, and goes with the graph. Checkpointing
-becomes non-reentrant for these models, also inside models of another class, which is told once:
-reentrant, it gives wrong gradients where layers share K/V (``transformers/gemma4-reentrant-checkpointing``).
+Each forward of the text model passes its layers a carrier object that stores the shared K/V and nothing
+else. Where there is no cache, the attention uses the carrier in its place. The carrier is a keyword
+argument of the layers, so the recompute of checkpointing finds it. It is freed with the autograd graph.
 
-The projections that these layers have of their own, and do not use, stay: they are what a checkpoint of
-this release holds. In training they are run over no tokens at all, so that they, and adapters on them,
-get gradients of zeros, as plain DistributedDataParallel demands, with a cache too. Otherwise forwards with
-a cache are as they were.
+Gradient checkpointing becomes non-reentrant for these models, even if they are part of a model of another
+class, and a warning is logged once. Reentrant checkpointing gives wrong gradients where layers share K/V
+(``transformers/gemma4-reentrant-checkpointing``).
+
+The layers that reuse K/V also have K/V projections of their own, which they do not use. These projections
+stay, because checkpoints of this release contain them. In training they run on zero tokens, with a cache
+too. So they, and adapters on them, get gradients of zeros, which plain DistributedDataParallel requires.
+Otherwise, forwards with a cache do not change.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/issues/45242",
         "https://github.com/huggingface/transformers/pull/45312",
     ),
-    measures="largest difference of logits without and with a cache (expected: 0.0)",
+    measures="largest difference between logits without and with a KV cache (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

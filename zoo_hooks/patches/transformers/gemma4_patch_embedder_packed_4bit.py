@@ -1,21 +1,23 @@
-"""Gemma-4's patch embedder is packed to 4 bits although nothing asks for it.
+"""``load_in_4bit=True`` also quantizes Gemma-4's patch embedder, which distorts every image.
 
 Symptom
 -------
-With ``load_in_4bit=True`` and no list of modules to skip, the one small matrix through which all pixels go
-is packed too, to save less than 2 MB. Embedded patches are off by 0.8 % in the canary's tiny model; before
-5.13.0, where they are cast to whole numbers as well (``gemma4-patch-embedder-uint8``), by a factor of 20.
+With ``load_in_4bit=True`` and no list of modules to skip, the patch embedder is quantized too. All pixels
+go through this one small matrix, and quantizing it saves less than 2 MB. In the canary's tiny model,
+embedded patches are off by 0.8 %. Before 5.13.0 they are off by a factor of 20, because those releases also
+cast pixels to whole numbers (``gemma4-patch-embedder-uint8``).
 
 Cause
 -----
-By default only output embeddings and what is tied to them are left out. ``Gemma4VisionPatchEmbedder``
-projects with a plain ``nn.Linear``, which cannot be told from those of the layers.
+By default, transformers skips only the output embeddings and the weights that are tied to them.
+``Gemma4VisionPatchEmbedder`` projects with a plain ``nn.Linear``, which cannot be told apart from the
+``nn.Linear`` modules of the layers.
 
 Repair
 ------
-Where a model is packed without a list, it gets the default one with the paths of its patch embedders. It is
-saved with the model, so that this also loads without the repair. Lists that users give, and checkpoints that
-are packed already, are as they were.
+If a model is quantized without a list of modules to skip, it gets the default list plus the paths of its
+patch embedders. The list is saved with the model, so the saved model also loads without the repair. Lists
+that users pass, and checkpoints that are already quantized, are not changed.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4's patch embedder is packed to 4 bits although nothing asks for it",
+    title="Gemma-4's patch embedder is quantized to 4 bits by default",
     severity="silent wrong result",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0", "bitsandbytes>=0.46.1"),
@@ -104,7 +106,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/quantizers/base.py#L39-L63",
         "https://github.com/huggingface/transformers/issues/46932",
     ),
-    measures="relative error of embedded patches, packed model against unpacked (expected: 0.0)",
+    measures="relative error of embedded patches, quantized model against unquantized (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

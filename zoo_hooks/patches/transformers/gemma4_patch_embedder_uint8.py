@@ -1,20 +1,20 @@
-"""Gemma-4 packed to 4 bits casts the pixels of an image to whole numbers.
+"""Gemma-4 quantized to 4 bits does not see its images, because it casts their pixels to uint8.
 
 Symptom
 -------
-A Gemma-4 whose patch embedder is packed to 4 bits by bitsandbytes does not see its images: no
-error, but answers as if all pixels were nearly alike.
+If bitsandbytes has quantized the patch embedder of a Gemma-4 to 4 bits, the model does not see its images.
+There is no error, but it answers as if all pixels were nearly alike.
 
 Cause
 -----
-``Gemma4VisionPatchEmbedder.forward`` casts the pixels to ``input_proj.weight.dtype``. The dtype of
-a packed weight is uint8, which is how it is stored and not what it computes in; pixels between -1
-and 1 become 0, 1 or 255.
+``Gemma4VisionPatchEmbedder.forward`` casts the pixels to ``input_proj.weight.dtype``. For a weight that is
+packed to 4 bits this is uint8: the dtype in which it is stored, not the one in which the layer computes.
+Pixels between -1 and 1 become 0, 1 or 255.
 
 Repair
 ------
-If the weight is not of a floating-point dtype, the pixels keep theirs, as upstream does since
-5.13.0. Any other model runs upstream's own forward.
+If the weight does not have a floating-point dtype, the pixels keep their dtype, as upstream does since
+5.13.0. All other models run upstream's own forward.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4's patch embedder casts pixels to uint8 when it is packed to 4 bits",
+    title="Gemma-4's patch embedder casts pixels to uint8 when it is quantized to 4 bits",
     severity="silent wrong result",
     targets=("transformers.models.gemma4.modeling_gemma4",),
     affects=("transformers>=5.5.0,<5.13.0", "bitsandbytes>=0.46.1"),
@@ -77,7 +77,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/46933",
         "https://github.com/huggingface/transformers/issues/46932",
     ),
-    measures="largest difference of the embedded patches from those of uncast pixels (expected: 0.0)",
+    measures="largest difference between embedded patches and those of uncast pixels (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

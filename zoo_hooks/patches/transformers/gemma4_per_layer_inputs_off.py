@@ -1,20 +1,20 @@
-"""Gemma-4 without per-layer inputs but with shared K/V cannot read more than one token.
+"""Gemma-4 with shared K/V but without per-layer inputs raises TypeError on more than one token.
 
 Symptom
 -------
 A Gemma-4 model with ``hidden_size_per_layer_input=0`` and ``num_kv_shared_layers`` above 0 raises
-``TypeError: 'NoneType' object is not subscriptable`` in its first forward. No released checkpoint is
-known to be built so; models made from a config are.
+``TypeError: 'NoneType' object is not subscriptable`` in its first forward. No released checkpoint is known
+to have such a config, but models that are built from a config may have it.
 
 Cause
 -----
-Before the layers that share K/V, ``_maybe_slice_kv_shared_inputs`` drops the positions whose logits
-are not asked for. It slices the per-layer inputs too, without looking whether there are any.
+Before the layers that share K/V, ``_maybe_slice_kv_shared_inputs`` drops the positions whose logits are not
+requested. It slices the per-layer inputs too, without checking whether the model has any.
 
 Repair
 ------
-Where there are none it is handed a view of the hidden states to slice, and None is given back.
-Models with per-layer inputs go straight through.
+If there are no per-layer inputs, the function slices a view of the hidden states in their place, and the
+caller gets None for them. Models with per-layer inputs run upstream's function directly.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 without per-layer inputs but with shared K/V raises TypeError",
+    title="Gemma-4 with shared K/V but without per-layer inputs raises TypeError",
     severity="crash",
     symptoms=("'NoneType' object is not subscriptable @ _maybe_slice_kv_shared_inputs",),
     targets=("transformers.models.gemma4.modeling_gemma4",),
@@ -76,7 +76,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/gemma4/modeling_gemma4.py",
     ),
-    measures="difference of the last logits, asked for alone and with all (expected: 0.0)",
+    measures="largest difference of the last logits, requested alone and with all others (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

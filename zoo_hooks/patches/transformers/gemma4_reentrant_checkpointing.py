@@ -1,27 +1,31 @@
-"""Reentrant checkpointing gives wrong gradients where layers share K/V.
+"""Reentrant gradient checkpointing gives wrong gradients where layers share K/V.
 
 Symptom
 -------
-Training of Gemma-4 E2B and E4B, Gemma-3n and others whose last layers use the K/V of earlier ones
-learns worse, without any error: the loss is right, the gradients are not. The layers that make the
-shared K/V get none through those that use it, so they and all before them are wrong (cosine down
-to 0.5). This holds with ``use_reentrant=True``, and where the keyword is absent, which torch takes as
-True: ``peft.prepare_model_for_kbit_training(model)``, the usual way to QLoRA, does that. Mistral Large 4,
-whose rotary embeddings learn from 5.24.0 on, raises in the backward instead.
+In Gemma-4 E2B and E4B, Gemma-3n and other models, the last layers reuse the K/V of earlier layers. With
+reentrant checkpointing these models learn worse, without any error: the loss is correct, but the gradients
+are wrong. The layers that compute the shared K/V get no gradients through the layers that reuse them. So
+the gradients of these layers and of all layers before them are wrong (cosine down to 0.5).
+
+This happens with ``use_reentrant=True``, and also without the keyword, which torch treats as True.
+``peft.prepare_model_for_kbit_training(model)``, the usual way to QLoRA, leaves the keyword out. Mistral
+Large 4, whose rotary embeddings are trained from 5.24.0 on, raises in the backward pass instead.
 
 Cause
 -----
-The shared K/V go from layer to layer in a dictionary, ``shared_kv_states``. Under reentrant
-checkpointing the first forward runs without gradients, so the dictionary holds tensors without a
-graph; the backward recomputes the last layers first, and they find these.
+The layers pass the shared K/V on in a dictionary, ``shared_kv_states``. Under reentrant checkpointing the
+first forward runs without gradients, so the dictionary holds tensors without an autograd graph. The
+backward pass recomputes the last layers first, and they find these tensors.
 
 Repair
 ------
-When checkpointing is switched on (``Trainer``, ``gradient_checkpointing_enable``,
-``activation_checkpointing_enable``, peft) on a model that has a layer with shared K/V, the checkpoint
-function gets ``use_reentrant=False`` and keeps its other keywords. This is told once, in a warning. Nothing
-is done per step, and other models keep what was chosen. Not covered is code that sets
-``_gradient_checkpointing_func`` of a layer itself, or hands in a function without that keyword.
+The repair acts when checkpointing is enabled on a model that has a layer with shared K/V. It covers
+``Trainer``, ``gradient_checkpointing_enable``, ``activation_checkpointing_enable`` and peft. The checkpoint
+function gets ``use_reentrant=False`` and keeps its other keyword arguments, and a warning is logged once.
+Nothing is added to each step, and other models keep the mode that was chosen.
+
+Two cases are not covered: code that sets ``_gradient_checkpointing_func`` of a layer itself, and code that
+passes a checkpoint function without this keyword.
 """
 
 from __future__ import annotations
@@ -74,7 +78,7 @@ def _cosine(one: Any, other: Any) -> Any:
 
 PATCH = Patch(
     module=__name__,
-    title="reentrant checkpointing gives wrong gradients where layers share K/V",
+    title="Reentrant checkpointing gives wrong gradients where layers share K/V",
     severity="silent wrong result",
     targets=(
         "transformers.models.gemma4.modeling_gemma4",
@@ -88,7 +92,7 @@ PATCH = Patch(
         "https://github.com/unslothai/unsloth-zoo/pull/813",
         "https://github.com/huggingface/peft/pull/1036",
     ),
-    measures="lowest cosine of a gradient against no checkpointing (expected: 1.0)",
+    measures="lowest cosine similarity of a gradient to that without checkpointing (expected: 1.0)",
     probe=probe,
     repair=repair,
     canary=canary,

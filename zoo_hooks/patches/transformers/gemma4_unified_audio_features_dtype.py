@@ -1,21 +1,22 @@
-"""Gemma-4 unified merges audio features of another dtype than that of its embeddings.
+"""Gemma-4 unified raises on audio when its audio embedder and its embeddings differ in dtype.
 
 Symptom
 -------
-A forward with audio raises ``RuntimeError: masked_scatter_: expected self and source to have same
-dtypes but got Float and Half``, where what embeds audio and the embeddings differ in dtype: under
-autocast, or with parts of the model in float16.
+A forward with audio raises ``RuntimeError: masked_scatter_: expected self and source to have same dtypes
+but got Float and Half``. This happens when the audio embedder and the input embeddings differ in dtype:
+under autocast, or with parts of the model in float16.
 
 Cause
 -----
-``Gemma4UnifiedModel.forward`` moves image and video features to device and dtype of the embeddings,
-and audio features to the device only, as Gemma-4 does (``transformers/gemma4-audio-features-dtype``).
+``Gemma4UnifiedModel.forward`` moves image and video features to the device and dtype of the input
+embeddings. It moves audio features to the device only, as Gemma-4 does
+(``transformers/gemma4-audio-features-dtype``).
 
 Repair
 ------
-While ``forward`` runs, ``get_audio_features`` gives its features in the dtype of the embeddings. Its
-arguments are those that upstream gives, for overrides and wrappers of it too. Callers of
-``get_audio_features`` itself get what they always got.
+While ``forward`` runs, ``get_audio_features`` returns its features in the dtype of the input embeddings. It
+receives the arguments that upstream passes, and so do overrides and wrappers of it. Code that calls
+``get_audio_features`` directly gets the same result as without the repair.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 unified merges audio features of another dtype than that of its embeddings",
+    title="Gemma-4 unified does not cast audio features to the dtype of its input embeddings",
     severity="crash",
     symptoms=("expected self and source to have same dtypes @ modeling_gemma4_unified",),
     targets=("transformers.models.gemma4_unified.modeling_gemma4_unified",),
@@ -51,7 +52,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.12.1/src/transformers/models/gemma4_unified/modeling_gemma4_unified.py#L1088-L1090",
         "https://github.com/huggingface/transformers/pull/47482",
     ),
-    measures="relative error of the logits, embedded audio in float16, against float32 (expected: < 0.01)",
+    measures="relative error of the logits, audio embedder in float16, against float32 (expected: < 0.01)",
     probe=probe,
     repair=repair,
     canary=canary,

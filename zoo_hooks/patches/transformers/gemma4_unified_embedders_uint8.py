@@ -1,21 +1,21 @@
-"""Gemma-4 unified packed to 4 bits casts pixels and soft tokens to whole numbers.
+"""Gemma-4 unified quantized to 4 bits raises on images and ignores audio: it casts both to uint8.
 
 Symptom
 -------
-A Gemma-4 unified model whose embedders are packed to 4 bits by bitsandbytes raises in ``layer_norm`` for
-each image (``mixed dtype (CPU): all inputs must share same datatype``), and hears nothing: what it makes of
-audio is cast to whole numbers too, without an error.
+If bitsandbytes has quantized the embedders of a Gemma-4 unified model to 4 bits, the model raises in
+``layer_norm`` for each image (``mixed dtype (CPU): all inputs must share same datatype``). It does not hear
+audio either: the soft tokens of audio are also cast to whole numbers, without an error.
 
 Cause
 -----
 ``Gemma4UnifiedVisionEmbedder.forward`` and ``Gemma4UnifiedMultimodalEmbedder.forward`` cast their input to
-the dtype of the weight of the layer behind it. The dtype of a packed weight is uint8, which is how it is
-stored and not what it computes in.
+the dtype of the weight of a later layer. For a weight that is packed to 4 bits this is uint8: the dtype in
+which it is stored, not the one in which the layer computes.
 
 Repair
 ------
-If the weight is not of a floating-point dtype, the input keeps its own, as upstream does since 5.13.0. Any
-other model runs upstream's own forward.
+If the weight does not have a floating-point dtype, the input keeps its dtype, as upstream does since
+5.13.0. All other models run upstream's own forward.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 unified's embedders cast their input to uint8 when they are packed to 4 bits",
+    title="Gemma-4 unified's embedders cast their input to uint8 when they are quantized to 4 bits",
     severity="silent wrong result",
     symptoms=("mixed dtype (CPU): all inputs must share same datatype @ modeling_gemma4_unified",),
     targets=("transformers.models.gemma4_unified.modeling_gemma4_unified",),
@@ -108,7 +108,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/46933",
         "https://github.com/huggingface/transformers/issues/46932",
     ),
-    measures="largest relative error of embedded images and audio that packing brings (expected: < 0.3)",
+    measures="largest relative error of images and audio embedded in 4 bits (expected: < 0.3)",
     probe=probe,
     repair=repair,
     canary=canary,

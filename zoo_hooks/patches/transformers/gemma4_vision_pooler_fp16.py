@@ -1,22 +1,24 @@
-"""Gemma-4's vision pooler overflows float16.
+"""Gemma-4's vision pooler overflows float16, so answers about images are padding or noise.
 
 Symptom
 -------
-Gemma-4 26B-A4B and 31B in float16 answer to images with padding or noise, and training on images
-has a loss of NaN from its first step. Text is right.
+Gemma-4 26B-A4B and 31B in float16 answer with padding or noise if the prompt has images. Training on images
+has a loss of NaN from its first step. Text is not affected.
 
 Cause
 -----
-``Gemma4VisionPooler.forward`` multiplies what it has pooled by ``sqrt(hidden_size)``, 33.9 there, in
-the dtype of its input. The towers of these models give values of 2300, and 78000 does not fit
-float16. The standardizing that would have brought the values back comes after that.
+``Gemma4VisionPooler.forward`` multiplies the pooled values by ``sqrt(hidden_size)``, which is 33.9 in these
+models, in the dtype of its input. The vision towers of these models give values of 2300. The product of
+78000 overflows float16. The standardization that would bring the values back into range comes later.
 
 Repair
 ------
-As upstream does it since 5.10.1, but for float16 only: the vision model has its encoder's output pooled and
-standardized in float32, and casts the result back to float16. What does not fit even then, in models that do
-not standardize, is infinite, as there. Other dtypes are computed as before; so is a pooler that is called by
-itself, and a vision model whose encoder or pooler has a hook or a forward of its own.
+The repair does what upstream does since 5.10.1, but for float16 only. The vision model pools and
+standardizes the output of its encoder in float32, and casts the result back to float16. In models that do
+not standardize, values that still overflow become infinite, as in upstream.
+
+Other dtypes are computed as before. The same holds for a pooler that is called directly, and for a vision
+model whose encoder or pooler has a hook or its own forward.
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/46277",
         "https://github.com/vllm-project/vllm/issues/40290",
     ),
-    measures="values that are not finite, of 128 that a vision model standardizes in float16 (expected: 0)",
+    measures="non-finite values, of 128 that a vision model standardizes in float16 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,25 +1,28 @@
-"""Others' hooks into ``generate`` that look up ``past_key_values`` find no cache.
+"""Model classes that override a step of ``generate`` and look up ``past_key_values`` find no cache.
 
 Symptom
 -------
-A model class that overrides a step of ``generate`` and looks the cache up by its old name finds none:
-``model_kwargs["past_key_values"]`` in ``_update_model_kwargs_for_generation`` or
-``_prepare_cache_for_generation``, and what ``super().prepare_inputs_for_generation(...)`` returned, raise
-KeyError or, asked with ``get``, are None in each step. ``create_masks_for_generate`` of others raises
-``TypeError: ... missing 1 required positional argument: 'past_key_values'``.
+A model class may override a step of ``generate`` and look the cache up under its old name. Such a class
+finds no cache in two places. One is ``model_kwargs["past_key_values"]`` in
+``_update_model_kwargs_for_generation`` or ``_prepare_cache_for_generation``. The other is the dictionary
+that ``super().prepare_inputs_for_generation(...)`` returns. Both lookups raise KeyError, or give None in
+each step if they use ``get``. An overridden ``create_masks_for_generate`` raises ``TypeError: ... missing 1
+required positional argument: 'past_key_values'``.
 
 Cause
 -----
-From 5.24.0 on ``generate`` keeps the cache under the name ``cache``, and hands it on by that name.
+From 5.24.0 on, ``generate`` keeps the cache under the name ``cache``, and passes it on under that name.
 
 Repair
 ------
-Where a model class is made that overrides such a step: what takes ``past_key_values`` or ``cache_params``
-takes ``cache`` too. What looks an old name up in the dict ``model_kwargs`` is lent one that answers to all
-names of the cache and lists it once, as ``cache``; and so does what ``prepare_inputs_for_generation`` of
-the class below returns. A dict that it returns has the cache under the new name. Steps that are handed
-``**model_kwargs``, such as an own ``_sample``, get a plain dict from Python, so a warning is all that
-they get.
+The repair acts on each model class that overrides such a step. A step with a parameter ``past_key_values``
+or ``cache_params`` accepts ``cache`` too. A step that looks up an old name in ``model_kwargs`` gets a
+dictionary that finds the cache under all of its names, and lists it once, as ``cache``. If the step returns
+a dictionary, the cache is in it under the new name. If an overridden ``prepare_inputs_for_generation``
+looks up an old name, the base class's method returns such a dictionary too.
+
+A step that declares ``**model_kwargs``, such as a custom ``_sample``, gets a plain dictionary from Python.
+There zoo-hooks can only log a warning.
 """
 
 from __future__ import annotations
@@ -134,7 +137,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Others' hooks into generate that look up past_key_values find no cache",
+    title="Model classes that override a step of generate and look up past_key_values find no cache",
     severity="silent wrong result",
     symptoms=(
         "missing 1 required positional argument: 'past_key_values' @ transformers.generation.utils",
@@ -146,7 +149,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L1257-L1259",
     ),
-    measures="steps of eight in which a hook finds no cache, and wrong tokens (expected: 0)",
+    measures="steps of 8 in which an override finds no cache, plus wrong tokens (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,22 @@
-"""No model of transformers can be imported beside an HQQ that cannot be loaded.
+"""No model of transformers can be imported if HQQ is installed but fails to import.
 
 Symptom
 -------
-Where HQQ is installed and its import fails, as one built or written for another torch, ``from transformers
-import LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers end in that error, though nobody
-quantizes a cache.
+HQQ is installed, but its import fails, for example because it was built or written for another torch. Then
+``from transformers import LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers fail with
+that error. This happens even if no KV cache is quantized.
 
 Cause
 -----
-``is_hqq_available`` says whether it is installed. ``cache_utils``, which every model imports, asks that and
-imports HQQ in the next line.
+``is_hqq_available`` only checks whether HQQ is installed. ``cache_utils``, which every model imports, calls
+it and imports HQQ in the next line.
 
 Repair
 ------
-Where a module asks and is about to import hqq, it is imported there and then. If that fails, the answer is
-False from then on, which is told once in a warning with the error. So what works without hqq works, and
-what is to be quantized by HQQ raises its own error. Nothing is loaded for those who only ask, and hqq
-itself is not touched.
+When a module calls ``is_hqq_available`` and is about to import hqq, zoo-hooks imports hqq at that point. If
+this fails, the answer is False from then on, and a warning with the error is logged once. So everything
+that does not need hqq works. Code that asks HQQ to quantize gets the error of its import. Code that only
+calls ``is_hqq_available`` loads nothing. hqq itself is not changed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="no model of transformers can be imported beside an HQQ that cannot be loaded",
+    title="No model of transformers can be imported if HQQ is installed but fails to import",
     severity="crash",
     guard=True,
     symptoms=("@ transformers.cache_utils @ hqq.__init__",),
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=4.50.0",),
     links=("https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/cache_utils.py#L17",),
-    measures="what importing transformers.cache_utils with such an HQQ gives (expected: imported)",
+    measures="result of importing transformers.cache_utils beside a broken HQQ (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,21 +1,21 @@
-"""Trainer gathers the cache of models whose config says to ignore ``past_key_values``.
+"""Trainer gathers the KV cache of models whose config says to ignore ``past_key_values``.
 
 Symptom
 -------
 ``Trainer.evaluate`` and ``predict`` with ``use_cache=True`` raise ``TypeError: Unsupported types (<class
-'transformers.cache_utils.DynamicCache'>) passed to `_pad_across_processes` `` for a model whose config has
-``keys_to_ignore_at_inference = ["past_key_values"]``, as those that come with their checkpoints do, and for
-``ignore_keys=["past_key_values"]``.
+'transformers.cache_utils.DynamicCache'>) passed to `_pad_across_processes` ``. This happens for models
+whose config has ``keys_to_ignore_at_inference = ["past_key_values"]``, such as those whose code comes with
+their checkpoint. It also happens with ``ignore_keys=["past_key_values"]``.
 
 Cause
 -----
-From 5.24.0 on outputs list the cache under the name ``cache``, and the Trainer compares these names with
-the ones to ignore letter by letter.
+From 5.24.0 on, model outputs list the cache under the name ``cache``. The Trainer compares the names in the
+output literally with the names to ignore, so it does not find ``cache`` among them.
 
 Repair
 ------
-Who ignores the cache by one of its names ignores it by all of them. The config, and the list that was
-handed over, stay as they are.
+If one of the cache's names is to be ignored, the Trainer ignores all of its names. The config, and the list
+that was passed, are not changed.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Trainer gathers the cache of models whose config says to ignore past_key_values",
+    title="Trainer gathers the KV cache of models whose config says to ignore past_key_values",
     severity="crash",
     symptoms=("Unsupported types (<class 'transformers.cache_utils.*) passed to `_pad_across_processes`",),
     targets=("transformers.trainer",),
@@ -99,7 +99,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/trainer.py#L3233-L3237",
     ),
-    measures="shape of what Trainer.predict gathers (expected: (2, 4, 64))",
+    measures="shape of the predictions that Trainer.predict gathers (expected: (2, 4, 64))",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -2,19 +2,19 @@
 
 Symptom
 -------
-``model.enable_input_require_grads()``, and with it gradient checkpointing under PEFT, raises
-``NotImplementedError: get_input_embeddings not auto-handled`` on models with a vision tower, such
-as Gemma-3 and GLM-4V.
+``model.enable_input_require_grads()`` raises ``NotImplementedError: get_input_embeddings not auto-handled``
+on models with a vision tower, such as Gemma-3 and GLM-4V. Gradient checkpointing under PEFT calls it, and
+fails as well.
 
 Cause
 -----
-The release candidates 5.0.0rc0 and rc1 ask every part of the model for its input embeddings. A part
-that is a ``PreTrainedModel`` without such embeddings answers with that error.
+The release candidates 5.0.0rc0 and rc1 ask every part of the model for its input embeddings. A part that is
+a ``PreTrainedModel`` without such embeddings raises this error.
 
 Repair
 ------
-The same walk over the parts, in which one that has no input embeddings is passed by. Every other
-release, whose own body does this or better, keeps it.
+The repaired method visits the same parts, and skips those without input embeddings. All other releases keep
+their own method, which does this or better.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/42542",
         "https://github.com/huggingface/transformers/pull/42558",
     ),
-    measures="hooks on the input embeddings of a model with a part that has none (expected: 1)",
+    measures="hooks on a model's input embeddings, where one part has none (expected: 1)",
     probe=probe,
     repair=repair,
     canary=canary,

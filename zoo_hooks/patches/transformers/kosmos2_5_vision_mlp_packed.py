@@ -1,19 +1,21 @@
-"""Kosmos-2.5 packed to 4 bits does not see its images.
+"""Kosmos-2.5 quantized to 4 bits does not see its images.
 
 Symptom
 -------
-A Kosmos-2.5 that is packed to 4 bits by bitsandbytes reads nothing in its images: no error. The output of
-each MLP of its vision tower is off by its whole size. Packed to 8 bits it is right.
+A Kosmos-2.5 that bitsandbytes has quantized to 4 bits reads nothing in its images, without any error. The
+output of each MLP in its vision tower has an error as large as the output itself. Quantization to 8 bits
+gives correct results.
 
 Cause
 -----
-``Kosmos2_5VisionMlp.forward`` casts its states to ``wo.weight.dtype``, but for int8. That of a packed
-weight is uint8, which is how it is stored and not what it computes in.
+``Kosmos2_5VisionMlp.forward`` casts its hidden states to ``wo.weight.dtype``, unless that is int8. For a
+weight that is packed to 4 bits it is uint8: the dtype in which it is stored, not the one in which the layer
+computes.
 
 Repair
 ------
-If the weight is packed, the states are cast to the dtype that it had before, as they are where it is not.
-Any other model runs upstream's own forward.
+If the weight is packed, the states are cast to the dtype that it had before, as in an unquantized model.
+All other models run upstream's own forward.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Kosmos-2.5 packed to 4 bits casts the states of its vision tower to whole numbers",
+    title="Kosmos-2.5 quantized to 4 bits casts the states of its vision tower to uint8",
     severity="silent wrong result",
     targets=("transformers.models.kosmos2_5.modeling_kosmos2_5",),
     affects=("transformers>=4.56.0", "bitsandbytes>=0.46.1"),
@@ -62,7 +64,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/kosmos2_5/modeling_kosmos2_5.py#L407-L424",
         "https://github.com/huggingface/transformers/pull/46933",
     ),
-    measures="relative error that packing brings to an MLP of the vision tower (expected: < 0.4)",
+    measures="relative error of a vision MLP's output after quantization to 4 bits (expected: < 0.4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,22 @@
-"""Nothing of transformers can be imported beside a librosa that cannot be loaded.
+"""Nothing can be imported from transformers if librosa is installed but fails to import.
 
 Symptom
 -------
-Where librosa is installed and its import fails, as beside a numba that does not know the installed numpy,
-``from transformers import LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers end in that
-error, though none of them reads a sound.
+librosa is installed, but its import fails, for example because its numba does not support the installed
+numpy. Then ``from transformers import LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers
+fail with that error, although none of them reads audio.
 
 Cause
 -----
-``is_librosa_available`` says whether it is installed. ``audio_utils``, which every model imports in the
-end, asks that and imports librosa in the next line. Later releases do not use it there.
+``is_librosa_available`` only checks whether librosa is installed. ``audio_utils``, which every model
+imports indirectly, calls it and imports librosa in the next line. Later releases do not use librosa there.
 
 Repair
 ------
-Where a module asks and is about to import librosa, it is imported there and then. If that fails, the answer
-is False from then on, which is told once in a warning with the error. So what works without librosa works,
-and what needs librosa raises its own error. Nothing is loaded for those who only ask, and librosa itself is
-not touched.
+When a module calls ``is_librosa_available`` and is about to import librosa, zoo-hooks imports librosa at
+that point. If this fails, the answer is False from then on, and a warning with the error is logged once. So
+everything that does not need librosa works. Code that needs librosa gets the error of its import. Code that
+only calls ``is_librosa_available`` loads nothing. librosa itself is not changed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="nothing of transformers can be imported beside a librosa that cannot be loaded",
+    title="Nothing can be imported from transformers if librosa is installed but fails to import",
     severity="crash",
     guard=True,
     symptoms=(
@@ -59,7 +59,7 @@ PATCH = Patch(
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=4.51.0,<5.23.0",),
     links=("https://github.com/huggingface/transformers/blob/v5.22.0/src/transformers/audio_utils.py",),
-    measures="what importing transformers.audio_utils with such a librosa gives (expected: imported)",
+    measures="result of importing transformers.audio_utils beside a broken librosa (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

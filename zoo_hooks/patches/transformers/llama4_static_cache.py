@@ -1,19 +1,21 @@
-"""Llama-4 cannot generate with a static cache.
+"""Llama-4 raises TypeError when it generates with a static cache.
 
 Symptom
 -------
-``generate(cache_implementation="static")`` of a Llama-4, or of any model with ``chunked_attention`` layers,
-raises ``TypeError: create_chunked_causal_mask() got an unexpected keyword argument 'block_sequence_ids'``.
+``generate(cache_implementation="static")`` raises ``TypeError: create_chunked_causal_mask() got an
+unexpected keyword argument 'block_sequence_ids'``. This happens with Llama-4 and with any model that has
+``chunked_attention`` layers.
 
 Cause
 -----
-The masks that ``generate`` makes ahead for such a cache take ``block_sequence_ids`` from 5.9.0 on. All
-functions that make one were given the argument but that for chunks.
+For a static cache, ``generate`` makes the attention masks in advance. From 5.9.0 on it passes
+``block_sequence_ids`` to the functions that make them. All of these functions were given this argument,
+except the one for chunked attention.
 
 Repair
 ------
-The function takes the argument where it is None, as it is for all text, and does without. Where it says
-something upstream's own error stands. From 5.20.0 on the function takes it itself.
+The function accepts the argument if it is None, as it is for all text, and ignores it. For any other value,
+upstream's own error is raised. From 5.20.0 on the function accepts the argument itself.
 """
 
 from __future__ import annotations
@@ -75,13 +77,13 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Llama-4 with a static cache raises TypeError",
+    title="Llama-4 raises TypeError with a static cache",
     severity="crash",
     symptoms=("create_chunked_causal_mask() got an unexpected keyword argument 'block_sequence_ids'",),
     targets=("transformers.masking_utils",),
     affects=("transformers>=5.9.0,<5.20.0",),
     links=("https://github.com/huggingface/transformers/blob/v5.19.0/src/transformers/masking_utils.py",),
-    measures="tokens that differ between a static cache and one that grows (of 8; expected: 0)",
+    measures="tokens that differ between a static and a dynamic cache, of 8 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

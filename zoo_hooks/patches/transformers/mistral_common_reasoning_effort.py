@@ -1,23 +1,23 @@
-"""Processors cannot be loaded beside a mistral-common before 1.10.
+"""Processors cannot be loaded if mistral-common is older than 1.10.
 
 Symptom
 -------
-Where mistral-common is older than 1.10, ``WhisperProcessor.from_pretrained``,
-``AutoProcessor.from_pretrained`` for Gemma-4 or Qwen3.5 and others end in ``ImportError: cannot import
-name 'ReasoningEffort' from 'mistral_common.protocol.instruct.request'``, though their models have nothing
-to do with Mistral.
+With mistral-common older than 1.10, ``WhisperProcessor.from_pretrained``, and
+``AutoProcessor.from_pretrained`` for Gemma-4, Qwen3.5 and others, raise ``ImportError: cannot import name
+'ReasoningEffort' from 'mistral_common.protocol.instruct.request'``. These models have nothing to do with
+Mistral.
 
 Cause
 -----
-A processor looks up each class that a tokenizer may be, so ``tokenization_mistral_common`` is imported,
-which takes a name for an annotation that older releases of mistral-common do not have. Later releases of
-transformers do without such a mistral-common.
+A processor looks up every class that a tokenizer may have, so it imports ``tokenization_mistral_common``.
+This module imports ``ReasoningEffort`` for a type annotation. Older releases of mistral-common do not have
+this class. Later releases of transformers do not use such a mistral-common.
 
 Repair
 ------
-While the body of ``tokenization_mistral_common`` runs, that name stands for any type. It is gone
-afterwards, so who asks mistral-common for it is told that there is none. A tokenizer of an older
-mistral-common refuses a reasoning effort itself.
+While the body of ``tokenization_mistral_common`` runs, ``ReasoningEffort`` is defined as ``typing.Any``. It
+is removed afterwards, so all other code still finds that mistral-common does not have it. A tokenizer of an
+older mistral-common rejects a reasoning effort itself.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="processors cannot be loaded beside a mistral-common before 1.10",
+    title="Processors cannot be loaded if mistral-common is older than 1.10",
     severity="crash",
     symptoms=("cannot import name 'ReasoningEffort' from 'mistral_common",),
     targets=("transformers.tokenization_mistral_common",),
@@ -94,7 +94,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/issues/45372",
         "https://github.com/huggingface/transformers/pull/45378",
     ),
-    measures="what importing transformers.tokenization_mistral_common gives (expected: imported)",
+    measures="result of importing transformers.tokenization_mistral_common (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,23 @@
-"""Training fails on a mlflow that is installed but cannot be imported.
+"""Training fails if mlflow is installed but cannot be imported.
 
 Symptom
 -------
-Where ``import mlflow`` raises, ``Trainer(...)`` that reports to "all" ends in that error, though nobody
-asked for mlflow: in 4.x by default, in 5.x with ``report_to="all"``. ``from trl import GRPOTrainer`` and
-RLOO raise it too.
+If ``import mlflow`` raises, a ``Trainer(...)`` that reports to "all" fails with that error, even if mlflow
+was not requested. In 4.x "all" is the default, in 5.x it takes ``report_to="all"``. ``from trl import
+GRPOTrainer`` raises the error too, and so does trl's RLOO trainer.
 
 Cause
 -----
-``is_mlflow_available`` says whether it is installed, ``get_available_reporting_integrations`` lists it, and
-``MLflowCallback`` imports it. trl's profiling asks that and imports it in the next line.
+``is_mlflow_available`` only checks whether mlflow is installed. ``get_available_reporting_integrations``
+then lists mlflow, and ``MLflowCallback`` imports it. trl's profiling module calls ``is_mlflow_available``
+too, and imports mlflow in the next line.
 
 Repair
 ------
-Where "all" is looked up, or a module asks and is about to import mlflow, it is imported there and then. If
-that fails, the answer is False from then on, which is told once in a warning with the error. So "all"
-leaves it out. Who names it, by ``report_to="mlflow"`` or by making a ``MLflowCallback``, gets its own
-error. mlflow itself is not touched.
+zoo-hooks imports mlflow when "all" is looked up, and when a module calls ``is_mlflow_available`` and is
+about to import mlflow. If this fails, the answer is False from then on, and a warning with the error is
+logged once. So "all" leaves mlflow out. Code that names mlflow gets the error of its import: by
+``report_to="mlflow"``, or by creating an ``MLflowCallback``. mlflow itself is not changed.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="training fails on a mlflow that is installed but cannot be imported",
+    title="Training fails if mlflow is installed but cannot be imported",
     severity="crash",
     guard=True,
     symptoms=(
@@ -67,7 +68,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/integration_utils.py#L175",
     ),
-    measures="what making the callbacks of all that is installed gives (expected: imported)",
+    measures="result of creating all installed callbacks beside a broken mlflow (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

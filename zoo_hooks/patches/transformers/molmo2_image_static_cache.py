@@ -1,23 +1,23 @@
-"""Molmo2 that generates with a static cache masks an image as if it were text.
+"""With a static cache, Molmo2 masks the tokens of an image causally, as if they were text.
 
 Symptom
 -------
-With ``generate(cache_implementation="static")`` or ``"offloaded_static"`` a Molmo2, whose image tokens see
-each other, reads images and frames from left to right where the prompts of a batch are padded, or attention
-is eager. No error: logits and tokens differ from those with any other cache. Of a single prompt it makes
-the right masks itself.
+Molmo2 lets the tokens of an image attend to each other. With ``generate(cache_implementation="static")`` or
+``"offloaded_static"`` it reads images and frames from left to right instead. This happens when the prompts
+of a batch are padded, or when attention is eager. For a single prompt without eager attention, Molmo2 makes
+the correct masks itself. There is no error, but logits and tokens differ from those with any other cache.
 
 Cause
 -----
-For a cache of fixed size ``generate`` makes the masks before the forward pass. It takes
-``mm_token_type_ids``, which say where images are, from inputs into which they have not been put yet, and so
-hands on None.
+For a cache of fixed size, ``generate`` makes the attention masks before the forward pass. These masks
+depend on ``mm_token_type_ids``, which say where images are. ``generate`` looks them up in the model's
+inputs before it has added them there, so it passes None.
 
 Repair
 ------
-``prepare_inputs_for_generation`` makes the masks of a prompt that has such types once more, with them.
-Prompts without types, other caches and later steps are as without the repair, and so is a prompt that is
-read in chunks.
+If a prompt comes with ``mm_token_type_ids``, ``prepare_inputs_for_generation`` makes the masks again, this
+time from these types too. Nothing changes for prompts without these types, for other caches, for later
+steps, and for prompts that are prefilled in chunks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Molmo2 with a static cache masks images causally",
+    title="Molmo2 masks images causally with a static cache",
     severity="silent wrong result",
     targets=("transformers.models.molmo2.modeling_molmo2",),
     affects=("transformers>=5.20.0,<5.23.0",),
@@ -55,7 +55,7 @@ PATCH = Patch(
         "https://github.com/unslothai/unsloth/pull/10903",
         "https://github.com/huggingface/transformers/blob/v5.22.2/src/transformers/generation/utils.py#L739",
     ),
-    measures="difference of the first logits between a static cache and one that grows (expected: 0.0)",
+    measures="largest difference of the first token's logits, static against dynamic cache (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,18 +1,18 @@
-"""Muse Spark packed to 4 or 8 bits does not see its images.
+"""Muse Spark quantized to 4 or 8 bits does not see its images.
 
 Symptom
 -------
-A Muse Spark that is packed by bitsandbytes answers as if all pixels were nearly alike, without any error.
+A Muse Spark that bitsandbytes has quantized answers as if all pixels were nearly alike, without any error.
 
 Cause
 -----
-``MuseSparkVisionPatchEmbedder.forward`` casts the pixels to ``patch_embedding.weight.dtype``. That of a
-packed weight is uint8 or int8, which is how it is stored and not what it computes in.
+``MuseSparkVisionPatchEmbedder.forward`` casts the pixels to ``patch_embedding.weight.dtype``. For a packed
+weight this is uint8 or int8: the dtype in which it is stored, not the one in which the layer computes.
 
 Repair
 ------
-If the weight is packed, the pixels are cast to the dtype that it had before, as they are where it is not.
-Any other model runs upstream's own forward.
+If the weight is packed, the pixels are cast to the dtype that it had before, as in an unquantized model.
+All other models run upstream's own forward.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Muse Spark packed to 4 or 8 bits casts pixels to whole numbers",
+    title="Muse Spark quantized to 4 or 8 bits casts pixels to whole numbers",
     severity="silent wrong result",
     targets=("transformers.models.muse_spark.modeling_muse_spark",),
     affects=("transformers>=5.20.0", "bitsandbytes>=0.46.1"),
@@ -65,7 +65,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/muse_spark/modeling_muse_spark.py#L826",
         "https://github.com/huggingface/transformers/pull/46933",
     ),
-    measures="relative error that packing brings to embedded patches (expected: < 0.4)",
+    measures="relative error of embedded patches after quantization to 4 bits (expected: < 0.4)",
     probe=probe,
     repair=repair,
     canary=canary,
