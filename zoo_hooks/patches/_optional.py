@@ -1,8 +1,8 @@
-"""An optional package that is installed but cannot be loaded: found out where upstream asks for it.
+"""Shared by the patches for optional packages that are installed but cannot be loaded.
 
-An upstream asks whether a package is there, and imports it in the next line. So it is loaded, and its error
-kept, when it is asked for by code that is about to import it. For anyone else nothing is loaded, and until
-then the answer is upstream's.
+Upstream code asks whether a package is available, and imports it in the next line. When such code asks, the
+package is imported, and the error of a failed import is kept. When other code asks, nothing is imported, and
+the answer is upstream's until an import has failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GATE = "requires_backends"
 
 
 class Row(NamedTuple):
-    """A package, and what one upstream asks about it."""
+    """A package, and the functions by which one upstream asks whether it is available."""
 
     name: str
     """What is imported."""
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 class Package:
-    """What is known of a package that is installed: nothing, that it works, or the error of its import."""
+    """What is known of an installed package: nothing yet, that it works, or the error of its import."""
 
     known: ClassVar[dict[str, Package]] = {}
 
@@ -53,7 +53,7 @@ class Package:
         self.error: Exception | None = None
 
     def told(self, asker: FrameType, row: Row, changes: Changes) -> bool:
-        """What who asks is told; who would tell his user to install it gets its error instead."""
+        """Answer the calling code; if it would say how to install the package, raise the package's error."""
         if self.works:
             return True
         named = self.is_named_by(asker.f_code)
@@ -66,7 +66,7 @@ class Package:
         return self.error is None
 
     def load(self, wanted: str, names: Iterable[str], changes: Changes) -> None:
-        """Load what is about to be imported. That a release has no such module is no sign of a broken one."""
+        """Import what the calling code is about to import. A module that the release lacks is no failure."""
         before = set(sys.modules)
         _, error = tried(lambda: take(wanted, names))
         elsewhere = isinstance(error, ModuleNotFoundError) and self.holds(error.name or "")
@@ -78,21 +78,21 @@ class Package:
                     del sys.modules[name]
 
     def breaks(self, error: Exception, changes: Changes) -> None:
-        """Keep the error of its import, and tell of it."""
+        """Keep the error of its import, and log a warning."""
         self.error = error.with_traceback(None)
         _broken.tell(changes, self.name, error)
 
     def fail(self) -> None:
-        """Raise what its import raised. A second one would say that it is partially initialized."""
+        """Raise the error of its import. A second import would say that it is partially initialized."""
         if self.error:
             raise self.error.with_traceback(None)
 
     def holds(self, module: str) -> bool:
-        """Tell whether a module is its own."""
+        """Tell whether a module belongs to the package."""
         return module.partition(".")[0] == self.name
 
     def next_import(self, asker: FrameType, row: Row) -> tuple[str, tuple[str, ...]] | None:
-        """The module of the package, and names of it, that code imports first after where it stands."""
+        """The module of the package, and its names, that the calling code imports first after the call."""
         if asker.f_code.co_name in row.loading:
             return self.name, ()
         if not any(self.holds(name) or name in row.through for name in asker.f_code.co_names):
@@ -107,7 +107,7 @@ class Package:
         return None
 
     def is_named_by(self, code: CodeType) -> bool:
-        """Tell whether a function asks for a user who named it: it says how to install it, or finds names."""
+        """Tell whether a user named the package: the function has an install hint, or is __getattr__."""
         words = (one for one in code.co_consts if isinstance(one, str) and "install" in one)
         return code.co_name != "<module>" and (
             code.co_name == "__getattr__" or any(self.name in one.lower() for one in words)
@@ -115,14 +115,14 @@ class Package:
 
 
 def take(wanted: str, names: Iterable[str]) -> None:
-    """Import names of a module, or it alone."""
+    """Import a module, or names from it."""
     module = __import__(wanted, fromlist=[*names])
     if missing := [name for name in names if name != "*" and not hasattr(module, name)]:
         raise ImportError(f"cannot import name {missing[0]!r} from {wanted!r} ({module.__file__})")
 
 
 def probe(module: ModuleType, row: Row) -> Verdict:
-    """AFFECTED where a question is answered by whether the package is installed."""
+    """AFFECTED if upstream's function only checks whether the package is installed."""
     asks = getattr(module, row.questions[0], None)
     if asks is None or is_ours(asks):
         return Verdict.FIXED
@@ -135,7 +135,7 @@ def probe(module: ModuleType, row: Row) -> Verdict:
 
 
 def imports_at_once(module: ModuleType, row: Row) -> bool:
-    """Tell whether a file of the release asks outside its functions and then imports the package."""
+    """Tell whether a file of the release asks at module level and then imports the package."""
     if not row.home or module.__spec__ is None or module.__file__ is None:
         return True
     path = str(Path(module.__file__).parents[1] / row.home)
@@ -145,7 +145,7 @@ def imports_at_once(module: ModuleType, row: Row) -> bool:
 
 
 def repair(module: ModuleType, changes: Changes, row: Row) -> None:
-    """Have a module's questions answered by whether the package can be loaded."""
+    """Make a module's functions answer whether the package can be loaded."""
     package = Package.known.setdefault(row.name, Package(row.name))
     parent = sys.modules[module.__name__.rpartition(".")[0]]
     table = getattr(module, "BACKENDS_MAPPING", {})
@@ -161,7 +161,7 @@ def repair(module: ModuleType, changes: Changes, row: Row) -> None:
 
 
 def asking(original: Callable[..., Any], package: Package, row: Row, changes: Changes) -> Any:
-    """What passes for a question of upstream's."""
+    """The replacement of upstream's function, which asks it and then the package."""
     finds_out = package.name in unwrap(original).__code__.co_names  # by importing it, though it may raise
 
     def is_available(*args: Any, **kwargs: Any) -> Any:
@@ -179,7 +179,7 @@ def asking(original: Callable[..., Any], package: Package, row: Row, changes: Ch
 
 
 def by_table(original: Callable[..., Any], package: Package) -> Callable[..., Any]:
-    """What passes for a question in a table: of the names to be had, which stay, and of what is refused."""
+    """The replacement in the table of backends: raises for ``requires_backends``, else asks upstream's."""
 
     def is_available() -> Any:
         asker = sys._getframe(1)  # noqa: SLF001

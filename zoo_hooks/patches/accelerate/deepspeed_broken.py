@@ -1,22 +1,24 @@
-"""accelerate fails on a deepspeed that is installed but cannot be imported.
+"""accelerate fails if deepspeed is installed but cannot be imported.
 
 Symptom
 -------
-Where deepspeed was built for another torch or finds no CUDA, ``Accelerator.unwrap_model``, ``save_model``
-and transformers' ``Trainer(...)`` end in the error of ``import deepspeed``, though nobody trains with it.
+If deepspeed was built for another torch or finds no CUDA, ``Accelerator.unwrap_model``, ``save_model`` and
+transformers' ``Trainer(...)`` raise the error of ``import deepspeed``, even if deepspeed is not used for
+training.
 
 Cause
 -----
-``is_deepspeed_available`` says whether it is installed. ``extract_model_from_parallel`` asks that and
-imports deepspeed in the next line, for a class that a model which was never wrapped by deepspeed cannot
-have.
+``is_deepspeed_available`` only checks whether deepspeed is installed. ``extract_model_from_parallel`` calls
+it and imports deepspeed in the next line. It needs the import only to recognise models that deepspeed has
+wrapped.
 
 Repair
 ------
-Where code asks and is about to import deepspeed, it is imported there and then. If that fails, the answer
-is False from then on, which is told once in a warning with the error. Who names it, by a plugin or by the
-environment of ``accelerate launch``, gets its own error. Nothing is loaded for those who only ask, and
-deepspeed itself is not touched.
+When a module calls ``is_deepspeed_available`` and then imports deepspeed, zoo-hooks tries that import
+during the call. If the import fails, the answer is False from then on, and a warning with the error is
+logged once. So everything that works without deepspeed works. Code that names deepspeed, by a plugin or by
+the environment of ``accelerate launch``, raises deepspeed's own import error. Code that only calls
+``is_deepspeed_available`` triggers no import, and deepspeed itself is not changed.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="accelerate fails on a deepspeed that is installed but cannot be imported",
+    title="accelerate fails if deepspeed is installed but cannot be imported",
     severity="crash",
     guard=True,
     symptoms=("@ extract_model_from_parallel @ deepspeed.__init__",),
@@ -55,7 +57,7 @@ PATCH = Patch(
         "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/other.py#L309",
         "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/imports.py#L156",
     ),
-    measures="what unwrapping a model that was never wrapped gives (expected: imported)",
+    measures="result of unwrapping a model that was never wrapped (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,24 @@
-"""FSDP2 with tensor parallelism cannot be prepared: accelerate needs a class that transformers has removed.
+"""accelerate cannot prepare FSDP2 with tensor parallelism: it needs a class that transformers has removed.
 
 Symptom
 -------
 ``Accelerator.prepare(model, optimizer)`` with FSDP2 and ``ParallelismConfig(tp_size=2, dp_shard_size=2)``
-raises ``cannot import name 'ReplicateParallel' from 'transformers.integrations.tensor_parallel'`` for every
-model whose parameters are DTensors: one parallelised by torch's ``parallelize_module``, or loaded in
-parallel by transformers from 5.16 on. What 5.1 up to 5.15 load has none, and is left alone there.
+raises ``cannot import name 'ReplicateParallel' from 'transformers.integrations.tensor_parallel'``. This
+affects every model whose parameters are DTensors: models parallelised by torch's ``parallelize_module``,
+and models that transformers from 5.16 on loads with tensor parallelism. Models that 5.1 to 5.15 load have
+no DTensors, and accelerate leaves them alone.
 
 Cause
 -----
-The parameters outside the plan (norms, embeddings) are made replicated DTensors, and the modules that
-hold them get hooks for their inputs and outputs. accelerate takes these hooks from ``ReplicateParallel``,
-which came with transformers 4.52.2 and went with 5.1.0.
+accelerate turns the parameters outside the plan (norms, embeddings) into replicated DTensors, and puts
+hooks on the inputs and outputs of the modules that hold them. It takes these hooks from
+``ReplicateParallel``. transformers added this class in 4.52.2 and removed it in 5.1.0.
 
 Repair
 ------
-While accelerate prepares such a model, and only then, transformers has a ``ReplicateParallel`` that puts
-the same hooks on a module: the first input becomes a replicated DTensor, the output a plain tensor again.
+While accelerate prepares a model for tensor parallelism, and only then, zoo-hooks gives transformers a
+``ReplicateParallel``. It puts the same hooks on a module: the first input becomes a replicated DTensor, and
+the output becomes a plain tensor again.
 """
 
 from __future__ import annotations
@@ -143,13 +145,13 @@ WITH_IT = ("4.52.2", "4.52.3", "4.52.4", *(f"4.{minor}.*" for minor in range(53,
 
 PATCH = Patch(
     module=__name__,
-    title="FSDP2 with tensor parallelism cannot be prepared: no ReplicateParallel",
+    title="accelerate cannot prepare FSDP2 with tensor parallelism: transformers has no ReplicateParallel",
     severity="crash",
     symptoms=("cannot import name 'ReplicateParallel' from 'transformers.integrations.tensor_parallel'",),
     targets=("accelerate.accelerator",),
     affects=("accelerate>=1.10.0", "transformers" + ",".join(f"!={release}" for release in WITH_IT)),
     links=("https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/accelerator.py#L1618",),
-    measures="largest difference of outputs between a prepared model and a plain one (expected: below 1e-5)",
+    measures="largest difference between the outputs of a prepared and a plain model (expected: below 1e-5)",
     probe=probe,
     repair=repair,
     canary=canary,

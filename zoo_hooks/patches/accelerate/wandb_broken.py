@@ -1,21 +1,23 @@
-"""accelerate takes a wandb for usable that is installed but cannot be imported.
+"""accelerate says that wandb is available even if wandb cannot be imported.
 
 Symptom
 -------
-Where ``import wandb`` raises (built for another numpy or protobuf, half removed), ``from trl import
-DPOTrainer``, GRPO, RLOO and others raise that error, though nobody asked for wandb. So does
-``Accelerator(log_with="all")`` when its trackers are made.
+If ``import wandb`` raises (built for another numpy or protobuf, or only partly uninstalled), ``from trl
+import DPOTrainer`` raises that error, even if the user did not ask for wandb. So do the imports of the
+trainers for GRPO, RLOO and others. ``Accelerator(log_with="all")`` raises it when its trackers are created.
 
 Cause
 -----
-``is_wandb_available`` says whether wandb is installed, and what asks it imports wandb at once, as trl's
-callbacks do. transformers imports wandb to find out (``transformers/wandb-broken``), so the two disagree.
+``is_wandb_available`` only checks whether wandb is installed. Its callers, such as trl's callbacks, import
+wandb at once. transformers imports wandb to find out (``transformers/wandb-broken``), so the two libraries
+disagree.
 
 Repair
 ------
-``is_wandb_available`` says True only if wandb can be imported, which it tries when it is asked; else it
-warns once with the error. "all" leaves wandb out then. Who names it (``log_with="wandb"``) gets wandb's own
-error from ``init_trackers``, as ever. Importing accelerate imports no wandb, and wandb itself is not touched.
+``is_wandb_available`` tries to import wandb when it is called, and returns True only if that works.
+Otherwise a warning with the error is logged once, and "all" leaves wandb out. Code that names wandb
+(``log_with="wandb"``) still gets wandb's own error from ``init_trackers``. Importing accelerate does not
+import wandb, and wandb itself is not changed.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="accelerate takes a wandb for usable that is installed but cannot be imported",
+    title="accelerate says that wandb is available even if wandb cannot be imported",
     severity="crash",
     guard=True,
     symptoms=(
@@ -102,7 +104,7 @@ PATCH = Patch(
         "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/utils/imports.py#L275",
         "https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/callbacks.py#L50",
     ),
-    measures="whether a wandb that cannot be imported is said to be there (expected: 0)",
+    measures="whether a wandb that cannot be imported counts as available, 1 or 0 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,23 @@
-"""Keys and values are not quantised from transformers 5.24 on, though the checkpoint says so.
+"""With transformers from 5.24 on, K/V are not quantised although the checkpoint has a ``kv_cache_scheme``.
 
 Symptom
 -------
-A model with a ``kv_cache_scheme``, loaded from a checkpoint or made by ``apply_quantization_config``, keeps
-its keys and values as they are, without an error: it has no ``k_scale``, and its logits are those of the
-model without the scheme. Before compressed-tensors 0.18 the scales are there and are not used. A scheme for
-attention is dropped too.
+A model gets a ``kv_cache_scheme`` from its checkpoint or from ``apply_quantization_config``, but its K/V
+are not quantised. There is no error. The model has no ``k_scale``, and its logits equal those of the model
+without the scheme. Before compressed-tensors 0.18, the scales exist and are not used. A scheme for
+attention is ignored too.
 
 Cause
 -----
-compressed-tensors takes for attention with a cache what has a parameter ``past_key_value`` or
-``past_key_values``, and puts its own cache under one of these names. From 5.24.0 transformers calls it
-``cache``.
+compressed-tensors recognises attention with a KV cache by a parameter ``past_key_value`` or
+``past_key_values``, and passes its own cache under one of these names. From 5.24.0 on, transformers calls
+the parameter ``cache``.
 
 Repair
 ------
-Its two modules that ask for the name find ``cache`` as ``past_key_values``, and what they put there is passed
-by the new name. Models whose scheme was applied before zoo-hooks was activated stay as they are.
+Two modules of compressed-tensors ask for the name. They now find the parameter ``cache`` as
+``past_key_values``, and their own cache is passed under the new name. Models whose scheme was applied
+before zoo-hooks was activated are not changed.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="keys and values are not quantised, though a kv_cache_scheme says so",
+    title="compressed-tensors does not quantise K/V despite a kv_cache_scheme",
     severity="silent wrong result",
     targets=(INITIALIZE,),  # the last of the two that is loaded
     affects=("compressed-tensors>=0.13.0", "transformers>=5.24.0"),
@@ -138,7 +139,7 @@ PATCH = Patch(
         "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/quantization/lifecycle/initialize.py#L165",
         "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/modeling/kvcache.py#L121",
     ),
-    measures="by how much 4 bits for keys and values move the logits (expected: not 0)",
+    measures="largest change of the logits when K/V are quantised to 4 bits (expected: not 0)",
     probe=probe,
     repair=repair,
     canary=canary,

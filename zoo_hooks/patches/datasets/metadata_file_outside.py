@@ -1,20 +1,21 @@
-"""A folder's metadata can name any file of the machine, which then becomes part of the data (CVE-2026-66007).
+"""A folder's metadata can make any file of the machine part of a dataset (CVE-2026-66007).
 
 Symptom
 -------
-Loading a folder of images, audio or video whose ``metadata.csv``, ``.jsonl`` or ``.parquet`` has
-``../../home/me/.ssh/id_rsa``, ``/etc/passwd`` or ``file:///etc/passwd`` as a ``file_name`` reads that file,
-and ``push_to_hub`` then publishes what was in it.
+The ``metadata.csv``, ``.jsonl`` or ``.parquet`` of a folder of images, audio or video has
+``../../home/me/.ssh/id_rsa``, ``/etc/passwd`` or ``file:///etc/passwd`` as a ``file_name``. Loading the
+folder reads that file, and ``push_to_hub`` then publishes its contents.
 
 Cause
 -----
-What ``file_name`` says is joined to the folder of the metadata, and nobody looks at where it leads.
+datasets joins the ``file_name`` to the folder of the metadata, and does not check where the resulting path
+leads.
 
 Repair
 ------
-A ``file_name`` that is not a path within the folder of its metadata ends loading with an error that shows
-it, as from 5.0.1 on. All that stands for an image, audio or video is looked at, under each of the names
-(``file_name``, ``left_file_name``, ``file_names``), and no other column.
+If a ``file_name`` is not a path inside the folder of its metadata, loading raises an error that shows it,
+as from 5.0.1 on. zoo-hooks checks every column that names an image, audio or video file, under each
+possible name (``file_name``, ``left_file_name``, ``file_names``), and no other column.
 """
 
 from __future__ import annotations
@@ -128,13 +129,13 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="A folder's metadata makes datasets read files outside of it",
+    title="A folder's metadata can make datasets read files outside that folder",
     severity="security",
     guard=True,
     targets=("datasets.packaged_modules.folder_based_builder.folder_based_builder",),
     affects=("datasets<5.0.1",),
     links=("https://nvd.nist.gov/vuln/detail/CVE-2026-66007",),
-    measures="files outside of a folder that its metadata made part of the data (expected: 0)",
+    measures="files outside a folder that its metadata makes part of the dataset (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

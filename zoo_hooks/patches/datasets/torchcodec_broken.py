@@ -1,22 +1,23 @@
-"""datasets takes torchcodec for usable when it is only installed.
+"""datasets uses torchcodec even if it is installed but cannot be loaded.
 
 Symptom
 -------
-Where torchcodec is installed but cannot be loaded (no FFmpeg, or built for another torch), each use of
-an ``Audio`` or ``Video`` column ends in ``RuntimeError: Could not load libtorchcodec`` or ``OSError:
-Could not load this library``, also where nothing has to be decoded: ``Video().encode_example(path)``.
-Without torchcodec the same calls work, or say what to install.
+If torchcodec is installed but cannot be loaded (no FFmpeg, or built for another torch), each use of an
+``Audio`` or ``Video`` column raises ``RuntimeError: Could not load libtorchcodec`` or ``OSError: Could not
+load this library``. This happens even if nothing has to be decoded: ``Video().encode_example(path)``.
+Without torchcodec, the same calls work, or say what to install.
 
 Cause
 -----
-``datasets.config.TORCHCODEC_AVAILABLE`` is ``find_spec("torchcodec") is not None``, and the places
-that import torchcodec expect no error but ImportError.
+``datasets.config.TORCHCODEC_AVAILABLE`` is ``find_spec("torchcodec") is not None``, and the code that
+imports torchcodec expects no error except ImportError.
 
 Repair
 ------
-Where a video is encoded, or somebody has imported torchcodec, it is loaded once, as datasets is about to do.
-If that fails, the flag is false from then on, which is told in a warning with the error. So what needs no
-decoder works. What does need one raises torchcodec's own error, as its import does. Nothing is loaded before.
+zoo-hooks imports torchcodec once, when a video is encoded, or when the flag is read after other code has
+imported torchcodec. datasets is about to import it itself then. If the import fails, the flag is false from
+then on, and a warning with the error is logged once. So everything that needs no decoder works. Code that
+needs a decoder raises torchcodec's own import error. Nothing is imported earlier.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="datasets uses torchcodec when it is installed but cannot be loaded",
+    title="datasets uses torchcodec even if it is installed but cannot be loaded",
     severity="crash",
     guard=True,
     symptoms=(
@@ -102,7 +103,7 @@ PATCH = Patch(
         "https://github.com/huggingface/datasets/issues/7707",
         "https://github.com/meta-pytorch/torchcodec/issues/912",
     ),
-    measures="path of a video that is encoded by its path (expected: clip.mp4)",
+    measures="path that encoding a video by its path returns (expected: clip.mp4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,21 +1,23 @@
-"""dill restores a free RLock as one that nobody can ever take.
+"""dill restores a free RLock as one that no thread can ever acquire.
 
 Symptom
 -------
-``datasets.Dataset.map(num_proc=2)`` hangs for ever, without a word, when the function reaches a
-``threading.RLock``: one of its own, of a logger's handler, of a ``Condition``, of a client that it
-calls. So does whatever else takes an RLock that went through dill. The lock prints as ``unlocked``.
+``datasets.Dataset.map(num_proc=2)`` hangs forever, without a message, if the function reaches a
+``threading.RLock``. The lock can be its own, or that of a logger's handler, of a ``Condition``, or of a
+client that the function calls. All other code that acquires an RLock that went through dill hangs too. The
+lock prints as ``unlocked``.
 
 Cause
 -----
-``dill._dill._create_rlock`` restores count and owner also where both are 0. ``_acquire_restore``
-takes the lock first, always, and then writes down that nobody holds it, so nobody can release it.
+``dill._dill._create_rlock`` restores count and owner even if both are 0. ``_acquire_restore`` always takes
+the lock first, and then records that it has no owner. So no thread can release it.
 
 Repair
 ------
-For a count of 0 dill is told that there is no owner, and makes a new lock. A lock that was held is
-restored as ever, with its count, or refused. What dill writes does not change, nor do the
-fingerprints that datasets makes of it; pickles written before are read right too.
+For a count of 0, zoo-hooks tells dill that there is no owner, and dill makes a new lock. A lock that was
+held is restored with its count, or refused, as without the repair. What dill writes does not change, and
+neither do the fingerprints that datasets makes of it. Pickles that were written before are read correctly
+too.
 """
 
 from __future__ import annotations
@@ -65,12 +67,12 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="dill restores a free RLock as one that nobody can take",
+    title="dill restores a free RLock as one that no thread can acquire",
     severity="crash",
     targets=("dill._dill",),
     affects=("dill>=0.3.4",),
     links=("https://github.com/uqfoundation/dill/issues/321",),
-    measures="free RLocks that can be taken after a round trip, of 1 (expected: 1)",
+    measures="free RLocks that can be acquired after a round trip through dill, of 1 (expected: 1)",
     probe=probe,
     repair=repair,
     canary=canary,

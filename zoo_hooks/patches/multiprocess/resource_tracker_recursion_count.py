@@ -1,22 +1,22 @@
-"""multiprocess's resource tracker calls a method that the locks of CPython 3.12.0 do not have.
+"""multiprocess's resource tracker calls an RLock method that CPython 3.12.0 does not have.
 
 Symptom
 -------
-On CPython 3.12.0, a process that used shared memory, semaphores or a pool of ``multiprocess`` ends
-with ``Exception ignored in: <function ResourceTracker.__del__>`` and ``AttributeError:
-'_thread.RLock' object has no attribute '_recursion_count'``. The tracker's process is not waited
-for. The name in the message made people think of a recursion in datasets 4.4 and 4.5, which pull in
-such a multiprocess; there is none.
+On CPython 3.12.0, a process that used shared memory, semaphores or a pool of ``multiprocess`` ends with
+``Exception ignored in: <function ResourceTracker.__del__>`` and ``AttributeError: '_thread.RLock' object
+has no attribute '_recursion_count'``. It does not wait for the tracker's process. The name in the message
+made people think of a recursion in datasets 4.4 and 4.5, which require such a multiprocess. There is no
+recursion.
 
 Cause
 -----
-multiprocess 0.70.18 took over the tracker of later 3.12 releases, which asks its lock for
-``_recursion_count()`` when it ends. CPython has that method from 3.11.6, 3.12.1 and 3.13.0 on, not
-in 3.12.0.
+multiprocess 0.70.18 copied the tracker of later 3.12 releases. That tracker calls its lock's
+``_recursion_count()`` when it ends. CPython has that method from 3.11.6, 3.12.1 and 3.13.0 on, but not in
+3.12.0.
 
 Repair
 ------
-The tracker gets an RLock that has the method, where its code calls it and its lock has none.
+If the tracker's code calls the method and its lock does not have it, the tracker gets an RLock that does.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="multiprocess's resource tracker calls a method that locks of CPython 3.12.0 lack",
+    title="multiprocess's resource tracker calls an RLock method that CPython 3.12.0 does not have",
     severity="crash",
     symptoms=("object has no attribute '_recursion_count' @ multiprocess.resource_tracker",),
     targets=("multiprocess.resource_tracker",),
@@ -72,7 +72,7 @@ PATCH = Patch(
         "https://github.com/python/cpython/pull/109629",
         "https://github.com/uqfoundation/multiprocess/tree/multiprocess-0.70.18/py3.12",
     ),
-    measures="what a running tracker says when it ends (expected: ended)",
+    measures="result of ending a running resource tracker (expected: ended)",
     probe=probe,
     repair=repair,
     canary=canary,

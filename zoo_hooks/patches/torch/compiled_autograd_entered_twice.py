@@ -1,22 +1,22 @@
-"""Compiled autograd stays on while the backward that it has compiled runs.
+"""Compiled autograd compiles a nested backward pass twice, and torch up to 2.4 then deadlocks.
 
 Symptom
 -------
-With compiled autograd (``torch._dynamo.config.compiled_autograd = True``), a backward that starts another
-one, as reentrant checkpointing does in each layer, is compiled once more from inside: functions are
-compiled twice, and torch up to 2.4 deadlocks.
+With compiled autograd (``torch._dynamo.config.compiled_autograd = True``), a backward pass can start
+another one, as reentrant checkpointing does in each layer. It is then compiled once more from inside.
+Functions are compiled twice, and torch up to 2.4 deadlocks.
 
 Cause
 -----
-The function that ``AutogradCompilerInstance.end_capture`` returns runs the compiled graph without taking
-the autograd compiler out of force, so whatever calls ``backward`` in it is captured again. torch 2.6
-takes it out around that call. The code of 2.4.1 and 2.5.1 was run in the engine of torch 2.13; that of
+``AutogradCompilerInstance.end_capture`` returns a function that runs the compiled graph. This function does
+not disable the autograd compiler, so every ``backward`` that it calls is captured again. torch 2.6 disables
+the compiler around that call. The code of 2.4.1 and 2.5.1 was run in the engine of torch 2.13; the code of
 2.1.2, 2.2.2 and 2.3.1 was read.
 
 Repair
 ------
-That function is run within torch's own ``compiled_autograd.disable()``, which puts the compiler back
-afterwards. What it compiles and returns is not touched.
+zoo-hooks runs that function inside torch's own ``compiled_autograd.disable()``, which restores the compiler
+afterwards. What the function compiles and returns does not change.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Compiled autograd captures again what its own compiled backward starts",
+    title="Compiled autograd captures a nested backward pass a second time",
     severity="crash",
     targets=("torch._dynamo.compiled_autograd",),
     affects=("torch>=2.1.0,<2.6.0",),
@@ -94,7 +94,7 @@ PATCH = Patch(
         "https://github.com/pytorch/pytorch/issues/135298",
         "https://github.com/pytorch/pytorch/pull/135795",
     ),
-    measures="graphs captured for a backward through one reentrant checkpoint (expected: 1)",
+    measures="graphs captured for a backward pass through one reentrant checkpoint (expected: 1)",
     probe=probe,
     repair=repair,
     canary=canary,

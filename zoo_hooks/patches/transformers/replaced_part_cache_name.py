@@ -1,24 +1,26 @@
-"""A part of others that takes ``past_key_values`` gets no cache in a model of transformers'.
+"""A custom module in a transformers model gets no KV cache if it calls it ``past_key_values``.
 
 Symptom
 -------
-An attention, or another module, that is put into a model of transformers' and whose ``forward`` has
-``past_key_values=None`` and ``**kwargs`` sees no cache: the tokens after the first are wrong, without an
-error. The same holds for ``LlamaAttention.forward = own_forward``, and for a ``forward`` that is set on a
-module of a model.
+A custom module, such as an attention, is put into a transformers model, and its ``forward`` has
+``past_key_values=None`` and ``**kwargs``. It receives no KV cache. All generated tokens after the first are
+wrong, without an error. The same happens with ``LlamaAttention.forward = own_forward``, and with a
+``forward`` that is set on a single module of a model.
 
 Cause
 -----
-From 5.24.0 on layers of transformers hand their parts the cache as ``cache``. Their own are decorated to
-take the old name too, but parts that know no other are not asked what they take.
+From 5.24.0 on, the layers of transformers pass the KV cache to their submodules as ``cache``. transformers'
+own submodules have a decorator that accepts the old name too. Custom modules know only the old name, and
+the layers do not check which name a submodule takes.
 
 Repair
 ------
-When a module that takes the cache only by an old name is set in a layer of transformers', its class takes
-the new name too, and sees it by the old one; its signature stays. All else is looked for when ``generate``
-prepares its cache: layers in a list, a ``forward`` that was replaced in a class or a module, models that
-were unpickled. So a loop of one's own, in a process that has not called ``generate`` with such a model, is
-repaired only for what is set in a layer. If the repair is undone the wrapper stays, and does nothing.
+When a module that takes the cache only under an old name is assigned to a layer of transformers, zoo-hooks
+wraps the ``forward`` of its class. The wrapper accepts ``cache`` and passes it on under the old name. The
+signature stays the same. All other cases are handled when ``generate`` prepares its cache: layers in a
+list, a ``forward`` that was replaced on a class or a module, and unpickled models. A custom generation loop
+in a process that never called ``generate`` with such a model is therefore repaired only for modules that
+are assigned to a layer. If the repair is undone, the wrapper stays and does nothing.
 """
 
 from __future__ import annotations
@@ -141,7 +143,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="A part of others that takes past_key_values gets no cache in a model of transformers'",
+    title="A custom module in a transformers model gets no KV cache if it takes past_key_values",
     severity="silent wrong result",
     targets=("transformers.generation.utils", "transformers.modeling_layers"),
     requires=("transformers.generation.utils", "transformers.modeling_layers"),
@@ -149,7 +151,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/llama/modeling_llama.py#L285-L310",
     ),
-    measures="wrong tokens of eight that a model with attention of others generates (expected: 0)",
+    measures="wrong tokens of 8 that a Llama with a custom attention generates (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

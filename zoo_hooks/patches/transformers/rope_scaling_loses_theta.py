@@ -1,21 +1,23 @@
-"""Setting ``rope_scaling`` on a config throws its ``rope_theta`` away.
+"""Setting ``rope_scaling`` on a config discards its ``rope_theta``.
 
 Symptom
 -------
-``config.rope_scaling = {"rope_type": "yarn", "factor": 4.0}``, which is how contexts are made longer,
-leaves a Llama, Qwen or any other config without ``rope_theta``. A model made from it raises ``TypeError:
-unsupported operand type(s) for ** or pow(): 'NoneType' and 'Tensor'``, or has the frequencies of a default
-that is not its own once the config has been saved and loaded.
+The context of a model is extended with ``config.rope_scaling = {"rope_type": "yarn", "factor": 4.0}``. This
+assignment leaves a Llama, Qwen or any other config without ``rope_theta``. A model made from the config
+raises ``TypeError: unsupported operand type(s) for ** or pow(): 'NoneType' and 'Tensor'``. If the config
+was saved and loaded first, the model silently gets the rotary frequencies of a default theta instead of its
+own.
 
 Cause
 -----
-From 5.0.0 on the theta stands in ``rope_parameters`` beside the rest, and ``rope_scaling`` is another name
-of the whole, so that what is set, which never had a theta in transformers 4, takes its place.
+From 5.0.0 on, theta is stored in ``rope_parameters`` together with the other rotary parameters, and
+``rope_scaling`` is an alias of that whole dictionary. The assigned dictionary replaces all of it. In
+transformers 4 such a dictionary never contained theta.
 
 Repair
 ------
-Where what is set is a dictionary without a theta, it is set with the one that was there. None, dictionaries
-with a theta and those with one part for each kind of layer are set as they are.
+If the assigned value is a dictionary without theta, zoo-hooks adds the theta that the config had before.
+None, dictionaries with theta, and dictionaries with one part per layer type are set unchanged.
 """
 
 from __future__ import annotations

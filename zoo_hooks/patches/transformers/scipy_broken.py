@@ -1,22 +1,22 @@
-"""No model of transformers can be imported beside a scipy that cannot be loaded.
+"""transformers models and ``Trainer`` cannot be imported if scipy is installed but cannot be loaded.
 
 Symptom
 -------
-Where scipy was built for another numpy, ``from transformers import LlamaForCausalLM``, ``Trainer``,
-``import peft`` and trl's trainers end in ``ImportError: numpy.core.multiarray failed to import`` or
-``numpy.dtype size changed``, though only the losses of object detection use it.
+If scipy was built for another numpy, ``from transformers import LlamaForCausalLM`` raises ``ImportError:
+numpy.core.multiarray failed to import`` or ``numpy.dtype size changed``. Importing ``Trainer``, peft or
+trl's trainers fails in the same way. Only the losses of object detection use scipy.
 
 Cause
 -----
-``is_scipy_available`` says whether it is installed. ``loss_for_object_detection``, which every model
-imports by the table of losses, asks that and imports scipy in the next line.
+``is_scipy_available`` only checks whether scipy is installed. ``loss_for_object_detection`` calls it and
+imports scipy in the next line. Every model imports this module through the table of losses.
 
 Repair
 ------
-Where a module asks and is about to import scipy, it is imported there and then. If that fails, the answer
-is False from then on, which is told once in a warning with the error. So what works without scipy works,
-and a loss that needs scipy raises its own error. Nothing is loaded for those who only ask, and scipy itself
-is not touched.
+When a module calls ``is_scipy_available`` and then imports scipy, zoo-hooks tries that import during the
+call. If the import fails, the answer is False from then on, and a warning with the error is logged once. So
+everything that works without scipy works. A loss that needs scipy raises scipy's own import error. Code
+that only calls ``is_scipy_available`` triggers no import, and scipy itself is not changed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="no model of transformers can be imported beside a scipy that cannot be loaded",
+    title="transformers models and Trainer cannot be imported if scipy is installed but broken",
     severity="crash",
     guard=True,
     symptoms=(
@@ -62,7 +62,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/loss/loss_for_object_detection.py#L26",
     ),
-    measures="what importing the losses with such a scipy gives (expected: imported)",
+    measures="result of importing the object detection losses with a broken scipy (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

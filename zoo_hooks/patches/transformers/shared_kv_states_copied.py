@@ -1,22 +1,23 @@
-"""K/V that layers share are lost where FSDP2 or accelerate copies what holds them.
+"""Layers that share K/V lose them when FSDP2 or accelerate copies the dictionary that holds them.
 
 Symptom
 -------
-Gemma-4 E2B and E4B, Gemma-3n and others whose last layers use the K/V of earlier ones raise ``KeyError`` in
-the forward: from 5.5.2 to 5.8.1 with FSDP2 and a ``MixedPrecisionPolicy``, and up to 5.22.2 where
-accelerate puts hooks on the layers, as ``cpu_offload``, ``dispatch_model`` and peft's loading into an
-offloaded model do.
+Gemma-4 E2B and E4B, Gemma-3n and other models whose last layers reuse the K/V of earlier layers raise
+``KeyError`` in the forward pass. From 5.5.2 to 5.8.1 this happens with FSDP2 and a
+``MixedPrecisionPolicy``. Up to 5.22.2 it also happens when accelerate puts hooks on the layers, as
+``cpu_offload``, ``dispatch_model`` and peft's loading into an offloaded model do.
 
 Cause
 -----
-The K/V go from layer to layer in a dictionary, into which layers write. FSDP2 rebuilds each ``dict`` among
-a layer's arguments when it casts or moves them, and accelerate each mapping. So layers write into copies.
-From 5.9.0 on it is a ``UserDict``, which FSDP2 leaves alone.
+The layers pass shared K/V on in a dictionary, into which they write. FSDP2 rebuilds each ``dict`` among a
+layer's arguments when it casts or moves them, and accelerate rebuilds each mapping. So the layers write
+into copies. From 5.9.0 on, the dictionary is a ``UserDict``, which FSDP2 leaves alone.
 
 Repair
 ------
-A layer is handed a view of the dictionary instead, which both leave as it is: one that is no ``dict``, and
-that moves what it holds to a device itself. Later releases have such a class of their own.
+zoo-hooks passes each layer a view of the dictionary instead. The view is not a ``dict``, and it moves its
+tensors to a device itself, so FSDP2 and accelerate leave it as it is. Later transformers releases have
+their own class for this.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="K/V that layers share are lost where FSDP2 or accelerate copies what holds them",
+    title="Shared K/V are lost when FSDP2 or accelerate copies the dictionary that holds them",
     severity="crash",
     symptoms=(
         "sliding_attention @ modeling_gemma4",
@@ -122,7 +123,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.22.2/src/transformers/models/gemma4/modeling_gemma4.py#L1672-L1675",
     ),
-    measures="largest difference of logits with accelerate's hooks on the layers (expected: 0.0)",
+    measures="largest difference of logits with and without accelerate's hooks on the layers (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

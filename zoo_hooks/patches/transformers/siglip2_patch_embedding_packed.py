@@ -1,20 +1,21 @@
-"""SigLIP2 packed to 4 or 8 bits does not see its images.
+"""SigLIP2 that is packed to 4 or 8 bits hardly sees its images.
 
 Symptom
 -------
-A SigLIP2 that is packed by bitsandbytes, by itself or as the vision tower of LFM2-VL and others, gives
-embeddings in which an image hardly shows: no error, and patches that are off by 0.98 of their size. Packed
-to 8 bits it raises ``data set to a tensor that requires gradients must be floating point``.
+SigLIP2 packed by bitsandbytes returns embeddings that hardly depend on the image. The same holds for
+SigLIP2 as the vision tower of LFM2-VL and other models. With 4 bits there is no error, and the embedded
+patches have a relative error of 0.98. With 8 bits it raises ``data set to a tensor that requires gradients
+must be floating point``.
 
 Cause
 -----
-``Siglip2VisionEmbeddings.forward`` casts the pixels to ``patch_embedding.weight.dtype``. That of a packed
-weight is uint8 or int8, which is how it is stored and not what it computes in.
+``Siglip2VisionEmbeddings.forward`` casts the pixels to ``patch_embedding.weight.dtype``. A packed weight
+has the dtype uint8 or int8. That is the dtype of its storage, not of its computation.
 
 Repair
 ------
-If the weight is packed, the pixels are cast to the dtype that it had before, as they are where it is not.
-Any other model runs upstream's own forward.
+If the weight is packed, the pixels are cast to the dtype that the weight had before it was packed. All
+other models run upstream's own forward.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="SigLIP2 packed to 4 or 8 bits casts pixels to whole numbers",
+    title="SigLIP2 packed to 4 or 8 bits casts its pixels to integers",
     severity="silent wrong result",
     symptoms=("data set to a tensor that requires gradients must be floating point @ modeling_siglip2",),
     targets=("transformers.models.siglip2.modeling_siglip2",),
@@ -65,7 +66,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/siglip2/modeling_siglip2.py#L186",
         "https://github.com/huggingface/transformers/pull/46933",
     ),
-    measures="relative error that packing brings to embedded patches (expected: < 0.4)",
+    measures="relative error of the embedded patches after packing to 4 bits (expected: < 0.4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,23 @@
-"""The skip list of 4-bit packing ignores a name that stands inside a path.
+"""The skip list of 4-bit packing ignores names in the middle of a module's path.
 
 Symptom
 -------
-``BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["vision_tower"])`` packs the vision
-tower all the same, with the patch embedder of Gemma-4 in it, and says nothing. Checkpoints packed
-with transformers 4 by such a list do not run: their unpacked weights land in ``Linear4bit``.
+``BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["vision_tower"])`` packs the vision tower
+anyway, without a warning. In Gemma-4 this includes the patch embedder. Checkpoints that transformers 4
+packed with such a list do not run: their unpacked weights are loaded into ``Linear4bit``.
 
 Cause
 -----
-Up to 4.57 a name matched anywhere in a module's path. ``should_convert_module`` of 5.0 matches at
-its start and its end only, and the path begins with ``model.``.
+Up to 4.57, a name matched anywhere in a module's path. ``should_convert_module`` of 5.0 matches only at the
+start and at the end of the path, and the path begins with ``model.``.
 
 Repair
 ------
-Before the modules are converted, the quantiser's list gains the full paths of those that a given
-name stands inside of, such as ``model.vision_tower``. They are saved with the model, so that it
-also loads without this repair; the config that the user made is not touched. A weight that the
-checkpoint holds packed is still unpacked (``transformers/bare-linear-packed-4bit``).
+Before the modules are converted, zoo-hooks adds full paths such as ``model.vision_tower`` to the
+quantiser's list. It adds one for each module that contains other modules and whose path ends with a name on
+the list. The paths are saved with the model, so the model also loads without this repair. The user's config
+object is not changed. A weight that the checkpoint holds in packed form is still unpacked
+(``transformers/bare-linear-packed-4bit``).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="the skip list of 4-bit packing ignores names inside a path",
+    title="The skip list of 4-bit packing ignores names in the middle of a module's path",
     severity="silent wrong result",
     targets=("transformers.quantizers.quantizer_bnb_4bit",),
     affects=("transformers>=5.0.0rc1", "bitsandbytes>=0.46.1"),
@@ -53,7 +54,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/42455",
         "https://github.com/1038lab/ComfyUI-JoyCaption/pull/53",
     ),
-    measures="packed modules inside one that is on the skip list, of 4 (expected: 0)",
+    measures="modules packed to 4 bits inside a module on the skip list, of 4 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

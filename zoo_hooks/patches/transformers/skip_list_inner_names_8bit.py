@@ -1,22 +1,25 @@
-"""The skip list of 8-bit packing ignores a name that stands inside a path.
+"""The skip list of 8-bit packing ignores names in the middle of a module's path.
 
 Symptom
 -------
-``BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["vision_tower"])`` packs the vision tower all
-the same and says nothing. Checkpoints packed with transformers 4 by such a list raise in their first forward:
-``'Parameter' object has no attribute 'CB'``.
+``BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["vision_tower"])`` packs the vision tower
+anyway, without a warning. Checkpoints that transformers 4 packed with such a list raise ``'Parameter'
+object has no attribute 'CB'`` in their first forward pass.
 
 Cause
 -----
-Up to 4.57 a name matched anywhere in a module's path. ``should_convert_module`` of 5.0 matches at its start
-and its end only, and the path begins with ``model.``. It is the cause of ``skip-list-inner-names-4bit``.
+Up to 4.57, a name matched anywhere in a module's path. ``should_convert_module`` of 5.0 matches only at the
+start and at the end of the path, and the path begins with ``model.``. ``skip-list-inner-names-4bit`` has
+the same cause.
 
 Repair
 ------
-Before the modules are converted, the quantiser's list gains the full paths of those that a given name stands
-inside of. They are saved with the model, so that it also loads without this repair; the config that the user
-made is not touched. A checkpoint that holds packed weights inside of such a module was made with its name
-ignored, and is loaded as without the repair. This is seen in safetensors only.
+Before the modules are converted, zoo-hooks adds full paths such as ``model.vision_tower`` to the
+quantiser's list. It adds one for each module that contains other modules and whose path ends with a name on
+the list. The paths are saved with the model, so the model also loads without this repair. The user's config
+object is not changed. A checkpoint with packed weights inside such a module was packed with the name
+ignored, and loads as without the repair. zoo-hooks detects such a checkpoint only if it consists of
+safetensors files.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="the skip list of 8-bit packing ignores names inside a path",
+    title="The skip list of 8-bit packing ignores names in the middle of a module's path",
     severity="silent wrong result",
     symptoms=("'Parameter' object has no attribute 'CB' @ bitsandbytes.nn.modules",),
     targets=("transformers.quantizers.quantizer_bnb_8bit",),
@@ -60,7 +63,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/42455",
         "https://github.com/1038lab/ComfyUI-JoyCaption/pull/53",
     ),
-    measures="packed modules inside one that is on the skip list, of 4 (expected: 0)",
+    measures="modules packed to 8 bits inside a module on the skip list, of 4 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

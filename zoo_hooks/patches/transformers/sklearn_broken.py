@@ -1,23 +1,24 @@
-"""Nothing of transformers can generate beside a scikit-learn that cannot be loaded.
+"""transformers models and ``Trainer`` cannot be imported if scikit-learn is installed but cannot be loaded.
 
 Symptom
 -------
-Where scikit-learn was built for another numpy or scipy, ``from transformers import LlamaForCausalLM``,
-``Trainer``, ``import peft`` and trl's trainers end in ``ValueError: numpy.dtype size changed`` or an
-ImportError of scikit-learn's, though only assisted generation uses one function of it.
+If scikit-learn was built for another numpy or scipy, ``from transformers import LlamaForCausalLM`` raises
+``ValueError: numpy.dtype size changed`` or an ImportError of scikit-learn. Importing ``Trainer``, peft or
+trl's trainers fails in the same way. Only assisted generation uses scikit-learn, and only one function of
+it.
 
 Cause
 -----
-``is_sklearn_available`` says whether it is installed. ``candidate_generator``, which ``generate`` and so
-every model imports, asks that and imports scikit-learn in the next line. Later releases do so where it is
-used.
+``is_sklearn_available`` only checks whether scikit-learn is installed. ``candidate_generator`` calls it and
+imports scikit-learn in the next line. ``generate`` imports this module, so every model does too. Later
+releases import scikit-learn only where they use it.
 
 Repair
 ------
-Where a module asks and is about to import sklearn, it is imported there and then. If that fails, the answer
-is False from then on, which is told once in a warning with the error. So what works without sklearn works,
-and what needs it raises its own error. Nothing is loaded for those who only ask, and sklearn itself is not
-touched.
+When a module calls ``is_sklearn_available`` and then imports sklearn, zoo-hooks tries that import during
+the call. If the import fails, the answer is False from then on, and a warning with the error is logged
+once. So everything that works without sklearn works. Code that needs sklearn raises sklearn's own import
+error. Code that only calls ``is_sklearn_available`` triggers no import, and sklearn itself is not changed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="no model of transformers can be imported beside a scikit-learn that cannot be loaded",
+    title="transformers models and Trainer cannot be imported if scikit-learn is installed but broken",
     severity="crash",
     guard=True,
     symptoms=(
@@ -64,7 +65,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.20.0/src/transformers/generation/candidate_generator.py",
     ),
-    measures="what importing the module of assisted generation gives (expected: imported)",
+    measures="result of importing assisted generation with a broken scikit-learn (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,23 @@
-"""Nothing of transformers can be imported beside a soundfile that cannot be loaded.
+"""transformers models and ``Trainer`` cannot be imported if soundfile is installed but cannot be loaded.
 
 Symptom
 -------
-Where soundfile is installed and its library libsndfile is missing or does not fit, ``from transformers
-import LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers end in ``OSError: sndfile library
-not found`` or ``cannot load library``, though none of them reads a sound.
+If soundfile is installed but its library libsndfile is missing or incompatible, ``from transformers import
+LlamaForCausalLM`` raises ``OSError: sndfile library not found`` or ``cannot load library``. Importing
+``Trainer``, peft or trl's trainers fails in the same way. None of these imports has to read audio.
 
 Cause
 -----
-``is_soundfile_available`` says whether it is installed. ``audio_utils``, which every model imports in the
-end, asks that and imports soundfile in the next line.
+``is_soundfile_available`` only checks whether soundfile is installed. ``audio_utils`` calls it and imports
+soundfile in the next line. Every model imports ``audio_utils``, directly or indirectly.
 
 Repair
 ------
-Where a module asks and is about to import soundfile, it is imported there and then. If that fails, the
-answer is False from then on, which is told once in a warning with the error. So what works without
-soundfile works, and reading or writing a sound with soundfile raises its own error. Nothing is loaded for
-those who only ask, and soundfile itself is not touched.
+When a module calls ``is_soundfile_available`` and then imports soundfile, zoo-hooks tries that import
+during the call. If the import fails, the answer is False from then on, and a warning with the error is
+logged once. So everything that works without soundfile works. Reading or writing audio with soundfile
+raises soundfile's own import error. Code that only calls ``is_soundfile_available`` triggers no import, and
+soundfile itself is not changed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="nothing of transformers can be imported beside a soundfile that cannot be loaded",
+    title="transformers models and Trainer cannot be imported if soundfile is installed but broken",
     severity="crash",
     guard=True,
     symptoms=(
@@ -60,7 +61,7 @@ PATCH = Patch(
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=4.54.0",),
     links=("https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/audio_utils.py#L48",),
-    measures="what importing transformers.audio_utils with such a soundfile gives (expected: imported)",
+    measures="result of importing transformers.audio_utils with a broken soundfile (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,21 +1,22 @@
-"""Nothing of transformers can be imported beside a soxr that cannot be loaded.
+"""transformers models and ``Trainer`` cannot be imported if soxr is installed but cannot be loaded.
 
 Symptom
 -------
-Where soxr is installed and its extension cannot be loaded, ``from transformers import LlamaForCausalLM``,
-``Trainer``, ``import peft`` and trl's trainers end in that error, though none of them resamples a sound.
+If soxr is installed but its extension module cannot be loaded, ``from transformers import
+LlamaForCausalLM`` raises the error of ``import soxr``. Importing ``Trainer``, peft or trl's trainers fails
+in the same way. None of these imports has to resample audio.
 
 Cause
 -----
-``is_soxr_available`` says whether it is installed. ``audio_utils``, which every model imports in the end,
-asks that and imports soxr in the next line.
+``is_soxr_available`` only checks whether soxr is installed. ``audio_utils`` calls it and imports soxr in
+the next line. Every model imports ``audio_utils``, directly or indirectly.
 
 Repair
 ------
-Where a module asks and is about to import soxr, it is imported there and then. If that fails, the answer is
-False from then on, which is told once in a warning with the error. So what works without soxr works, and
-resampling with it raises its own error. Nothing is loaded for those who only ask, and soxr itself is not
-touched.
+When a module calls ``is_soxr_available`` and then imports soxr, zoo-hooks tries that import during the
+call. If the import fails, the answer is False from then on, and a warning with the error is logged once. So
+everything that works without soxr works. Resampling with soxr raises soxr's own import error. Code that
+only calls ``is_soxr_available`` triggers no import, and soxr itself is not changed.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="nothing of transformers can be imported beside a soxr that cannot be loaded",
+    title="transformers models and Trainer cannot be imported if soxr is installed but broken",
     severity="crash",
     guard=True,
     symptoms=("undefined symbol @ transformers.audio_utils @ soxr",),
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=5.23.0",),
     links=("https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/audio_utils.py#L51",),
-    measures="what importing transformers.audio_utils with such a soxr gives (expected: imported)",
+    measures="result of importing transformers.audio_utils with a broken soxr (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,22 @@
-"""A tokenizer loses its special tokens where its config has them under the old name and none under the new.
+"""A tokenizer loses its special tokens if its config has them under the old key and an empty new key.
 
 Symptom
 -------
-A ``tokenizer_config.json`` that lists ``additional_special_tokens`` and has an empty
-``extra_special_tokens`` beside it, as transformers 4 and many training tools save it, loads without these
-tokens. No error: where they are not part of ``tokenizer.json``, ``<tool>`` and the like are read as
-``<unk>`` or as pieces; where they are, ``skip_special_tokens`` keeps them in the text.
+A ``tokenizer_config.json`` lists ``additional_special_tokens`` beside an empty ``extra_special_tokens``.
+transformers 4 and many training tools save it in this form. The tokenizer loads without these tokens, and
+there is no error. Tokens that are not part of ``tokenizer.json``, such as ``<tool>``, are encoded as
+``<unk>`` or split into pieces. Tokens that are part of it stay in the text despite ``skip_special_tokens``.
 
 Cause
 -----
-``_from_pretrained`` moves the old list to the new name by ``setdefault``, which keeps the empty value there
-and throws the list away.
+``_from_pretrained`` moves the old list to the new key with ``setdefault``. This keeps the empty value of
+the new key and discards the list.
 
 Repair
 ------
-Where the new name has nothing, the list under the old name is handed on under the new one, as from 5.18.0
-on. What the caller passes goes before what the config says. Configs with tokens under both names are left
-to upstream.
+If the new key is empty, zoo-hooks passes the list on under the new key, as releases from 5.18.0 on do.
+Arguments of the caller take precedence over the config. Configs with tokens under both keys are left to
+upstream.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Special tokens are dropped where a tokenizer's config has both names for them",
+    title="Special tokens are dropped if a tokenizer's config has an empty extra_special_tokens",
     severity="silent wrong result",
     targets=("transformers.tokenization_utils_base",),
     affects=("transformers>=5.1.0,<5.18.0",),
     links=("https://github.com/huggingface/transformers/issues/47838",),
-    measures="special tokens of a config that are read as unknown (of 2; expected: 0)",
+    measures="special tokens of a tokenizer's config that are encoded as unknown, of 2 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,22 @@
-"""A tokenizer's config can name a vocabulary file anywhere on the machine, which is then read.
+"""A tokenizer's config can make transformers read a vocabulary file from anywhere on the machine.
 
 Symptom
 -------
-Loading a tokenizer from a repository whose ``tokenizer_config.json`` says ``"tokenizer_file":
-"/home/me/private.json"`` opens that file instead of the repository's own, and ``save_pretrained`` or
-``push_to_hub`` then publishes what was in it. The same holds of ``vocab_file``, ``merges_file`` and every
-other file of a vocabulary.
+The ``tokenizer_config.json`` of a repository says ``"tokenizer_file": "/home/me/private.json"``. Loading
+the tokenizer opens that file instead of the repository's own. ``save_pretrained`` or ``push_to_hub`` then
+publishes its contents. The same holds for ``vocab_file``, ``merges_file`` and every other vocabulary file.
 
 Cause
 -----
-``_from_pretrained`` puts the path of a file that it has found in the repository into the tokenizer's
-arguments only where the config does not name one already.
+``_from_pretrained`` adds the path of a file that it found in the repository to the tokenizer's arguments
+only if the config does not name one already.
 
 Repair
 ------
-The repository's file goes before what its config says, as from 5.13.0 on, and only a path that the caller
-passes goes before both. What the config said is told once: old configs hold paths of the machine on which
-they were saved. A path that the repository has no file for is dropped.
+The repository's file takes precedence over the path in the config, as in releases from 5.13.0 on. Only a
+path that the caller passes takes precedence over both. If the repository has no such file, the config's
+path is dropped. A warning with the config's path is logged once. Such a path need not be an attack: old
+configs hold paths of the machine on which they were saved.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="A tokenizer's config makes transformers read a vocabulary file outside of its repository",
+    title="A tokenizer's config can make transformers read a vocabulary file outside its repository",
     severity="security",
     guard=True,
     targets=("transformers.tokenization_utils_base",),
     affects=("transformers<5.13.0",),
     links=("https://github.com/huggingface/transformers/pull/46279",),
-    measures="words that were read from a file outside of the repository (expected: 0)",
+    measures="words read from a vocabulary file outside the repository (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,23 @@
-"""No model of transformers can be imported beside a torchao that cannot be loaded.
+"""transformers models and ``Trainer`` cannot be imported if torchao is installed but cannot be loaded.
 
 Symptom
 -------
-Where torchao was written for another torch, as after an upgrade of one of them, ``from transformers import
-LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers end in torchao's ImportError, though
-nobody quantizes anything.
+If torchao was written for another torch, for example after an upgrade of one of them, ``from transformers
+import LlamaForCausalLM`` raises torchao's ImportError. Importing ``Trainer``, peft or trl's trainers fails
+in the same way. This happens even if nothing is quantized.
 
 Cause
 -----
-``is_torchao_available`` says whether it is installed. ``quantizer_torchao``, which every model imports by
-the table of quantizers, asks that and imports torchao in the next line.
+``is_torchao_available`` only checks whether torchao is installed. ``quantizer_torchao`` calls it and
+imports torchao in the next line. Every model imports this module through the table of quantizers.
 
 Repair
 ------
-Where a module asks and is about to import torchao, it is imported there and then. If that fails, the answer
-is False from then on, which is told once in a warning with the error. So what works without torchao works,
-and a model to be quantized by torchao, or its optimizer, raises its own error. Nothing is loaded for those
-who only ask, and torchao itself is not touched.
+When a module calls ``is_torchao_available`` and then imports torchao, zoo-hooks tries that import during
+the call. If the import fails, the answer is False from then on, and a warning with the error is logged
+once. So everything that works without torchao works. Quantizing a model with torchao, or using its
+optimizer, raises torchao's own import error. Code that only calls ``is_torchao_available`` triggers no
+import, and torchao itself is not changed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="no model of transformers can be imported beside a torchao that cannot be loaded",
+    title="transformers models and Trainer cannot be imported if torchao is installed but broken",
     severity="crash",
     guard=True,
     symptoms=(
@@ -61,7 +62,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/quantizers/quantizer_torchao.py#L37",
     ),
-    measures="what importing the quantizers with such a torchao gives (expected: imported)",
+    measures="result of importing transformers' quantizers with a broken torchao (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

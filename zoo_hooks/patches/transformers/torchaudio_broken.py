@@ -1,24 +1,25 @@
-"""transformers fails on a torchaudio that is installed but cannot be loaded.
+"""transformers fails if torchaudio is installed but cannot be loaded.
 
 Symptom
 -------
-Where torchaudio was built for another torch, the feature extractors of the audio spectrogram transformer
-and of Speech2Text cannot be imported: ``OSError: ... undefined symbol``, though they have their own code
-for where torchaudio is absent. From 5.15.0 on nothing of transformers can be imported, nor peft and trl's
-trainers.
+If torchaudio was built for another torch, the feature extractors of the audio spectrogram transformer and
+of Speech2Text cannot be imported: ``OSError: ... undefined symbol``. Both have code of their own for use
+without torchaudio. From 5.15.0 on nothing of transformers can be imported, and peft and trl's trainers
+cannot be imported either.
 
 Cause
 -----
-``is_torchaudio_available`` and ``is_speech_available`` say whether it is installed. These modules ask that
-and import torchaudio in the next line, in later releases also ``audio_utils``, which every model imports in
-the end.
+``is_torchaudio_available`` and ``is_speech_available`` only check whether torchaudio is installed. The
+modules of these feature extractors call one of them and import torchaudio in the next line. In later
+releases ``audio_utils`` does the same, and every model imports ``audio_utils``, directly or indirectly.
 
 Repair
 ------
-Where a module asks and is about to import torchaudio, it is imported there and then. If that fails, the
-answer is False from then on, which is told once in a warning with the error. So what works without
-torchaudio works, and what has to resample with torchaudio raises its own error. Nothing is loaded for those
-who only ask, and torchaudio itself is not touched.
+When a module calls one of these functions and then imports torchaudio, zoo-hooks tries that import during
+the call. If the import fails, the answer is False from then on, and a warning with the error is logged
+once. So everything that works without torchaudio works. Code that has to resample with torchaudio raises
+torchaudio's own import error. Code that only calls one of these functions triggers no import, and
+torchaudio itself is not changed.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="transformers fails on a torchaudio that is installed but cannot be loaded",
+    title="transformers fails if torchaudio is installed but cannot be loaded",
     severity="crash",
     guard=True,
     symptoms=("undefined symbol @ transformers @ torchaudio",),
     targets=("transformers.utils.import_utils",),
     affects=("transformers>=4.50.0",),
     links=("https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/audio_utils.py#L54",),
-    measures="what importing a feature extractor that can do without it gives (expected: imported)",
+    measures="result of importing a feature extractor that does not need torchaudio (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

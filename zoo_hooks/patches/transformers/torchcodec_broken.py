@@ -1,24 +1,24 @@
-"""transformers takes torchcodec for usable when it is only installed.
+"""transformers uses torchcodec even if it is installed but cannot be loaded.
 
 Symptom
 -------
-Where torchcodec is installed but cannot be loaded (no FFmpeg, or built for another torch),
-``load_audio``, audio pipelines and video processors end in ``RuntimeError: Could not load
-libtorchcodec`` or ``OSError: Could not load this library``, though librosa, torchvision or no decoder at
-all would do: a speech recognition pipeline that is handed an array fails too.
+If torchcodec is installed but cannot be loaded (no FFmpeg, or built for another torch), ``load_audio``,
+audio pipelines and video processors raise ``RuntimeError: Could not load libtorchcodec`` or ``OSError:
+Could not load this library``. In these cases librosa, torchvision or no decoder at all would be enough. A
+speech recognition pipeline fails even if its input is an array.
 
 Cause
 -----
-``is_torchcodec_available`` says whether the package is installed, and what asks it imports torchcodec at
-once. Later releases ask ``is_torchcodec_usable``.
+``is_torchcodec_available`` only checks whether the package is installed, and its callers import torchcodec
+at once. Later releases call ``is_torchcodec_usable``.
 
 Repair
 ------
-Where ``is_torchcodec_available`` says True, torchcodec is loaded there and then, once, as who asks is about
-to do. If that fails it says False, wherever transformers asks it, and the error is told in a warning. So what
-works without torchcodec works. What names it (``backend="torchcodec"``, ``load_audio_torchcodec``) raises its
-own error, as in releases that have the repair. Nothing is loaded before, and torchcodec itself is not
-touched.
+When ``is_torchcodec_available`` is about to return True, zoo-hooks imports torchcodec during the call,
+once, as the caller is about to do. If the import fails, the function returns False throughout transformers,
+and a warning with the error is logged once. So everything that works without torchcodec works. Code that
+names torchcodec (``backend="torchcodec"``, ``load_audio_torchcodec``) raises torchcodec's own error, as in
+releases with the fix. torchcodec is not imported before such a call, and torchcodec itself is not changed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="transformers uses torchcodec when it is installed but cannot be loaded",
+    title="transformers uses torchcodec even if it is installed but cannot be loaded",
     severity="crash",
     guard=True,
     symptoms=(
@@ -109,7 +109,7 @@ PATCH = Patch(
     targets=("transformers.audio_utils",),
     affects=("transformers>=4.54.0,<5.23.0", "torchcodec"),
     links=("https://github.com/meta-pytorch/torchcodec/issues/912",),
-    measures="labels that an audio pipeline gives an array, of 2 (expected: 2)",
+    measures="labels that an audio pipeline returns for an array, of 2 (expected: 2)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,23 +1,25 @@
-"""Nothing of transformers can be imported beside a torchvision that is installed but cannot be loaded.
+"""transformers models and ``Trainer`` cannot be imported if torchvision is installed but cannot be loaded.
 
 Symptom
 -------
-Where torchvision was built for another torch, as after an upgrade of torch alone, ``from transformers import
-LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers end in ``RuntimeError: operator
-torchvision::nms does not exist`` or ``ImportError: ... undefined symbol``, often wrapped in one that names a
-class that has nothing to do with it. Text models need no torchvision.
+If torchvision was built for another torch, for example after an upgrade of torch alone, ``from transformers
+import LlamaForCausalLM`` raises ``RuntimeError: operator torchvision::nms does not exist`` or
+``ImportError: ... undefined symbol``. Often this error is wrapped in another one that names an unrelated
+class. Importing ``Trainer``, peft or trl's trainers fails in the same way. Text models need no torchvision.
 
 Cause
 -----
-``is_torchvision_available`` says whether it is installed. ``image_utils``, which every model imports in the
-end, asks that and imports torchvision in the next line.
+``is_torchvision_available`` only checks whether torchvision is installed. ``image_utils`` calls it and
+imports torchvision in the next line. Every model imports ``image_utils``, directly or indirectly.
 
 Repair
 ------
-Where a module asks and is about to import torchvision, it is imported there and then. If that fails, the
-answer is False from then on, which is told once in a warning with the error. So all that works without
-torchvision works: text models, and image processors with Pillow. Who names it, as by a class that needs it,
-gets its own error. Nothing is loaded for those who only ask, and torchvision itself is not touched.
+When a module calls ``is_torchvision_available`` and then imports torchvision, zoo-hooks tries that import
+during the call. If the import fails, the answer is False from then on, and a warning with the error is
+logged once. So everything that works without torchvision works. This includes text models, and image
+processors with Pillow. Code that names torchvision, for example through a class that needs it, raises
+torchvision's own import error. Code that only calls ``is_torchvision_available`` triggers no import, and
+torchvision itself is not changed.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="nothing of transformers can be imported beside a torchvision that cannot be loaded",
+    title="transformers models and Trainer cannot be imported if torchvision is installed but broken",
     severity="crash",
     guard=True,
     symptoms=(
@@ -74,7 +76,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/issues/38065",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/image_utils.py#L58",
     ),
-    measures="what importing transformers.image_utils with such a torchvision gives (expected: imported)",
+    measures="result of importing transformers.image_utils with a broken torchvision (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

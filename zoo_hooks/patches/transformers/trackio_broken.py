@@ -1,22 +1,24 @@
-"""Training fails on a trackio that is installed but cannot be imported.
+"""Training fails if trackio is installed but cannot be imported.
 
 Symptom
 -------
-Where ``import trackio`` raises, ``Trainer(...)`` that reports to "all" ends in that error, though nobody
-asked for trackio: in 4.x by default, in 5.x with ``report_to="all"``. ``from trl import GRPOTrainer`` and
-RLOO raise it too.
+If ``import trackio`` raises, a ``Trainer(...)`` that reports to "all" raises the same error, even if the
+user did not ask for trackio. In 4.x, reporting to "all" is the default; in 5.x it takes
+``report_to="all"``. ``from trl import GRPOTrainer`` raises the error too, and so does the import of the
+RLOO trainer.
 
 Cause
 -----
-``is_trackio_available`` says whether it is installed, ``get_available_reporting_integrations`` lists it,
-and ``TrackioCallback`` imports it. trl's trainers ask that and import it in the next line.
+``is_trackio_available`` only checks whether trackio is installed. ``get_available_reporting_integrations``
+then lists trackio, and ``TrackioCallback`` imports it. trl's trainers call ``is_trackio_available`` and
+import trackio in the next line.
 
 Repair
 ------
-Where "all" is looked up, or a module asks and is about to import trackio, it is imported there and then. If
-that fails, the answer is False from then on, which is told once in a warning with the error. So "all"
-leaves it out. Who names it, by ``report_to="trackio"`` or by making a ``TrackioCallback``, gets its own
-error. trackio itself is not touched.
+zoo-hooks tries to import trackio when "all" is resolved, and when a module calls ``is_trackio_available``
+and then imports trackio. If the import fails, the answer is False from then on, and a warning with the
+error is logged once. So "all" leaves trackio out. Code that names trackio, by ``report_to="trackio"`` or by
+creating a ``TrackioCallback``, raises trackio's own error. trackio itself is not changed.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="training fails on a trackio that is installed but cannot be imported",
+    title="Training fails if trackio is installed but cannot be imported",
     severity="crash",
     guard=True,
     symptoms=(
@@ -65,7 +67,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/integration_utils.py#L115",
     ),
-    measures="what making the callbacks of all that is installed gives (expected: imported)",
+    measures="result of creating all reporting callbacks with a broken trackio (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

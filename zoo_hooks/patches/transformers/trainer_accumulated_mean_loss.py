@@ -1,22 +1,25 @@
-"""With gradient accumulation, Trainer does not average the losses of classifiers.
+"""With gradient accumulation, ``Trainer`` does not average the losses of classifiers.
 
 Symptom
 -------
-With ``gradient_accumulation_steps=n`` gradients and logged loss of sequence and token classifiers are ``n``
-times what they are in one batch: those of Llama, Qwen and others that share their heads, and of BERT and
-others that compute their loss themselves. There is no error; clipping then acts otherwise.
+With ``gradient_accumulation_steps=n``, the gradients and the logged loss of sequence and token classifiers
+are ``n`` times as large as in one batch. This affects Llama, Qwen and others that share their
+classification heads, and BERT and others that compute their loss themselves. There is no error, but
+gradient clipping acts differently.
 
 Cause
 -----
-A model whose forward has ``**kwargs`` is taken for one that divides its loss by the number of items in all
-batches of a step. These heads take that number and do not use it, so nobody divides.
+``Trainer`` assumes that a model whose forward has ``**kwargs`` divides its loss by the number of items in
+all batches of a step. These heads accept that number and do not use it. So neither the model nor
+``Trainer`` divides the loss.
 
 Repair
 ------
-For a model of transformers whose forward computes a loss and hands its keywords on to none, ``Trainer``
-divides by the number of batches, as it does for models without ``**kwargs``. Left alone are trainers that
-compute the loss themselves, and models that say ``accepts_loss_kwargs``. From 5.2.0 to 5.5.3 accelerate
-divides a second time, so that these gradients are right.
+zoo-hooks looks for transformers models whose forward computes a loss without passing its keyword arguments
+to it. For these, ``Trainer`` divides by the number of batches, as it does for models without ``**kwargs``.
+Trainers that compute the loss themselves are left alone, and so are models that define
+``accepts_loss_kwargs``. From 5.2.0 to 5.5.3, accelerate divides a second time. The gradients are then
+right, so zoo-hooks changes nothing there.
 """
 
 from __future__ import annotations
@@ -130,7 +133,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="with gradient accumulation, Trainer does not average the losses of classifiers",
+    title="With gradient accumulation, Trainer does not average the losses of classifiers",
     severity="silent wrong result",
     targets=("transformers.trainer",),
     affects=("transformers>=4.54.0,!=5.2.0,!=5.3.0,!=5.4.0,!=5.5.0,!=5.5.1,!=5.5.2,!=5.5.3",),
@@ -138,7 +141,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/issues/47688",
         "https://github.com/huggingface/transformers/pull/47836",
     ),
-    measures="gradient of a classifier over two batches, times that over one (expected: 1.0)",
+    measures="gradient of a classifier accumulated over two batches, relative to one batch (expected: 1.0)",
     probe=probe,
     repair=repair,
     canary=canary,

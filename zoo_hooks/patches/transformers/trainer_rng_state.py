@@ -1,24 +1,25 @@
-"""Trainer runs whatever a checkpoint's random state file says (CVE-2026-1839).
+"""``Trainer`` executes code from a checkpoint's random state file (CVE-2026-1839).
 
 Symptom
 -------
-Resuming from a checkpoint executes code that somebody has put into its ``rng_state.pth``: with
-torch before 2.6, or with ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1``, which people set so that old
+Resuming from a checkpoint executes any code that an attacker has put into its ``rng_state.pth``. This
+happens with torch before 2.6, or with ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1``, which people set so that old
 checkpoints load.
 
 Cause
 -----
-``Trainer._load_rng_state`` calls ``torch.load(rng_file)`` without ``weights_only=True``, so torch's
-default decides, and that can be the free unpickler.
+``Trainer._load_rng_state`` calls ``torch.load(rng_file)`` without ``weights_only=True``. So torch's default
+decides, and that can be the unrestricted unpickler.
 
 Repair
 ------
-The file is loaded here with ``weights_only=True``, and the method reads a copy of the outcome in a
-private folder, so that it never sees the file. A file that holds more than random states is refused with
-torch's own error. Good states are restored with each default of torch, also up to 4.46, where those of
-NumPy stop a resume with torch from 2.6 on. Where transformers refuses to load optimizers with torch before
-2.6, whose ``weights_only`` is no protection, it refuses this too. No other ``torch.load`` is touched: up to
-4.50 those of optimizer and scheduler are as free, which is not covered.
+zoo-hooks loads the file with ``weights_only=True`` and saves the result in a private temporary folder. The
+original method reads this copy and never sees the file itself. A file that holds more than random states is
+refused with torch's own error. Valid states are restored with every default of torch. This includes
+transformers up to 4.46, where NumPy's states otherwise stop a resume with torch from 2.6 on. With torch
+before 2.6, ``weights_only`` is no protection. Releases of transformers that refuse to load optimizers with
+such a torch now refuse this file too. No other call of ``torch.load`` is changed. Up to 4.50, optimizer and
+scheduler are loaded without restriction too, and this patch does not cover them.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class _Touches:
 
 PATCH = Patch(
     module=__name__,
-    title="Trainer runs code that a checkpoint's random state file holds",
+    title="Trainer executes code from a checkpoint's random state file",
     severity="security",
     guard=True,
     targets=("transformers.trainer",),
@@ -115,7 +116,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/43140",
         "https://nvd.nist.gov/vuln/detail/CVE-2026-1839",
     ),
-    measures="files that loading a foreign random state created (expected: 0)",
+    measures="files created by code in a checkpoint's random state file (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,25 +1,27 @@
-"""UMT5 with a head of its own divides its logits by the root of the model's width.
+"""UMT5 with an untied head wrongly multiplies its logits by ``d_model ** -0.5``.
 
 Symptom
 -------
-``google/umt5-*`` and every other UMT5 whose config says ``tie_word_embeddings=False`` give logits that are
-too small, by ``d_model ** -0.5`` (0.036 for umt5-base). No error: greedy tokens are right, the loss, its
-gradients, samples and beams are not. In 5.0.0 to 5.2.0 a checkpoint that holds its embeddings once, as
-transformers 4 saves it, reads with random ones instead, and says so in the report on loading.
+This affects ``google/umt5-*`` and every other UMT5 whose config says ``tie_word_embeddings=False``. The
+factor is 0.036 for umt5-base. There is no error. Greedy tokens are right, but the loss, its gradients,
+sampling and beam search are wrong. Releases 5.0.0 to 5.2.0 have another symptom. There, a checkpoint that
+holds its embeddings once, as transformers 4 saves it, loads with random embeddings, and the loading report
+says so.
 
 Cause
 -----
-Only the logits of a head that is the embedding are to be scaled, and the forward pass takes
-``config.tie_word_embeddings`` for that. From 5.3.0 on UMT5's config sets it to True, whatever the
-checkpoint says, so that the embeddings of encoder and decoder are tied. T5 keeps what was said as
-``scale_decoder_outputs``; UMT5 does so from 5.24.0 on. Up to 5.2.0 what is said wins over what is set, and
-nothing is tied.
+Logits must be scaled only if the head is tied to the embedding. The forward pass uses
+``config.tie_word_embeddings`` to decide this. From 5.3.0 on, UMT5's config sets it to True, whatever the
+checkpoint says, so that the embeddings of encoder and decoder are tied. T5 keeps the checkpoint's value as
+``scale_decoder_outputs``; UMT5 does so from 5.24.0 on. Up to 5.2.0, the checkpoint's value overrides the
+True of the config class, and nothing is tied.
 
 Repair
 ------
-The config keeps ``scale_decoder_outputs`` and always ties, as in 5.24.0, and a model whose config says
-False there reads its ``model_dim``, which is used for nothing but the scale, as 1. A checkpoint that an
-affected release has saved says that its head is tied; what it was is lost.
+As in 5.24.0, the config keeps the checkpoint's value as ``scale_decoder_outputs`` and always ties. If
+``scale_decoder_outputs`` is False, the model's ``model_dim`` reads as 1. It is used for nothing but the
+scale. A checkpoint that an affected release has saved says that its head is tied; the original value is
+lost.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/umt5/configuration_umt5.py#L75-L76",
     ),
-    measures="relative error of the logits of a checkpoint with a head of its own (expected: 0.0)",
+    measures="relative error of the logits of a checkpoint with an untied head (expected: 0.0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,24 +1,25 @@
-"""transformers fails on a wandb that is installed but cannot be imported.
+"""Training fails if wandb is installed but cannot be imported.
 
 Symptom
 -------
-Where ``import wandb`` raises (built for another numpy or protobuf, half removed), training ends before
-it has begun with that error, though nobody asked for wandb. In 4.x ``TrainingArguments(...)`` raises it by
-default, in 5.x with ``report_to="all"``. Before 4.55.0 ``Trainer(...)`` raises it.
+If ``import wandb`` raises (built for another numpy or protobuf, or only partly uninstalled), training fails
+with that error before it starts, even if the user did not ask for wandb. In 4.x ``TrainingArguments(...)``
+raises it by default, in 5.x with ``report_to="all"``. Before 4.55.0 ``Trainer(...)`` raises it.
 
 Cause
 -----
-``is_wandb_available`` imports wandb to see whether it is usable, and lets whatever the import raises
-through, though a wandb without ``run`` makes it say False. Before 4.55.0 it looks only whether there is a
-file to import, and ``WandbCallback`` imports it.
+``is_wandb_available`` imports wandb to check whether it is usable. It does not catch errors of that import,
+although it returns False for a wandb without ``run``. Before 4.55.0 it only checks whether there is a file
+to import, and ``WandbCallback`` imports it.
 
 Repair
 ------
-``is_wandb_available`` says False where it would raise, or the import would, wherever transformers or trl
-asks it, and warns once with the error. So "all" leaves wandb out, and what asks whether it is there does
-without. Who names it, by ``report_to="wandb"`` or by making a ``WandbCallback``, gets wandb's own error.
-wandb is imported when transformers from 4.55.0 on would do it, never before; it is not touched itself. A
-search of hyperparameters with that backend is refused as one that is not installed, after the warning.
+In transformers and trl, ``is_wandb_available`` returns False if the function or ``import wandb`` would
+raise. A warning with the error is logged once. So "all" leaves wandb out, and code that asks whether wandb
+is available works without it. Code that names wandb, by ``report_to="wandb"`` or by creating a
+``WandbCallback``, raises wandb's own error. wandb is imported when transformers from 4.55.0 on would import
+it, never before, and wandb itself is not changed. A hyperparameter search with the wandb backend is refused
+as if wandb were not installed, after the warning.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="training fails on a wandb that is installed but cannot be imported",
+    title="Training fails if wandb is installed but cannot be imported",
     severity="crash",
     guard=True,
     symptoms=(
@@ -113,7 +114,7 @@ PATCH = Patch(
     targets=("transformers.integrations.integration_utils",),
     affects=("transformers>=4.50.0",),
     links=("https://github.com/huggingface/transformers/pull/39875",),
-    measures="reports to a wandb that cannot be imported (expected: 0)",
+    measures="whether training reports to a wandb that cannot be imported, 1 or 0 (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,26 +1,26 @@
-"""torch 2.8 and 2.9 read cluster dimensions that kernels of triton 3.6 no longer have.
+"""``torch.compile`` of torch 2.8 and 2.9 fails on a GPU with triton 3.6, which removed ``cluster_dims``.
 
 Symptom
 -------
 ``torch.compile`` on a GPU raises ``InductorError: AttributeError: 'KernelMetadata' object has no attribute
-'cluster_dims'``. With torch 2.9 this spares the kernels that its static launcher takes: most of Inductor's
-own for NVIDIA, but neither AMD's nor those that users have written.
+'cluster_dims'``. With torch 2.9, the kernels that its static launcher takes are not affected. These are
+most of Inductor's own kernels for NVIDIA, but neither kernels for AMD nor user-written kernels.
 
 Cause
 -----
-triton 3.6.0 dropped ``cluster_dims`` from its backends' options, and so from the metadata of each kernel.
-Inductor's ``make_launcher`` reads it there when the kernel has no ``num_ctas`` itself; from torch 2.10 it
-looks first. Its static launcher reads ``num_ctas`` and nothing that is gone; that of torch 2.8 takes no
-kernel of triton 3.5.1 and later. The launchers of torch 2.8.0 and 2.9.1 were run; those of 2.9.0 are the
-same code.
+triton 3.6.0 removed ``cluster_dims`` from its backends' options, and so from the metadata of each kernel.
+Inductor's ``make_launcher`` reads it from the metadata if the kernel itself has no ``num_ctas``. From torch
+2.10 on, Inductor checks first. The static launcher reads ``num_ctas`` and nothing that was removed; that of
+torch 2.8 takes no kernel of triton 3.5.1 and later. The launchers of torch 2.8.0 and 2.9.1 were run; those
+of 2.9.0 have the same code.
 
 Repair
 ------
 ``CompiledKernel`` gets two properties: ``num_ctas``, from its metadata, and ``cluster_dims``, which is
-``(num_ctas, 1, 1)``. Inductor asks the kernel first for both. Kernels that a worker process has compiled have
-them too, for those are made again without ``__init__``. The torch that is installed decides, whether it is
-loaded before triton, after it or not yet: its source is read. Where it looks first, or there is none, nothing
-is done.
+``(num_ctas, 1, 1)``. Inductor looks for both on the kernel first. Kernels compiled in a worker process are
+rebuilt without ``__init__``, and the properties work for them too. zoo-hooks reads the source of the
+installed torch to decide. So it does not matter whether torch is imported before triton, after it, or not
+yet. If that torch checks first, or no torch is installed, nothing is changed.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _torch() -> Iterable[str]:
 
 PATCH = Patch(
     module=__name__,
-    title="torch 2.8 and 2.9 read cluster dimensions that kernels of triton 3.6 no longer have",
+    title="torch 2.8 and 2.9 read cluster_dims, which kernels of triton 3.6 no longer have",
     severity="crash",
     symptoms=("'KernelMetadata' object has no attribute 'cluster_dims'",),
     targets=("triton.compiler.compiler",),
@@ -135,7 +135,7 @@ PATCH = Patch(
         "https://github.com/ROCm/pytorch/pull/2838",
         "https://github.com/unslothai/unsloth/pull/4001",
     ),
-    measures="CTAs and cluster dimensions that torch reads of a kernel (expected: (1, 1, 1, 1), or nothing)",
+    measures="num_ctas and cluster_dims that torch reads from a kernel (expected: (1, 1, 1, 1), or nothing)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,4 +1,4 @@
-"""A class that is called in the old way and makes objects of the new class."""
+"""A class under an old name whose calls create objects of the new class."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def stand_in(name: str, place: str, real: Any, make: Callable[..., Any]) -> Any:
-    """A class whose call is ``make``; to isinstance, issubclass and all else it is ``real``.
+    """Return a class whose calls run ``make``; isinstance, issubclass and attributes use ``real``.
 
-    ``place`` is the module in which it stands under that name, where pickle finds it. No object is ever its
-    own, so pickles and encoders of objects meet ``real`` only.
+    ``place`` is the module that holds the class under ``name``, where pickle finds it. The class has no
+    instances, so pickles and encoders of objects only see ``real``.
     """
 
     class Meta(type):

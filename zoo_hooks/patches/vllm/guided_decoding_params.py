@@ -1,20 +1,22 @@
-"""TRL up to 0.26 imports vLLM's GuidedDecodingParams, which vLLM 0.12 no longer has.
+"""Trainers of TRL up to 0.26 cannot be imported with vLLM 0.12, which removed ``GuidedDecodingParams``.
 
 Symptom
 -------
-``from trl import GRPOTrainer``, RLOO and Online DPO, and ``trl vllm-serve`` raise ``ImportError:
-cannot import name 'GuidedDecodingParams' from 'vllm.sampling_params'`` as soon as vLLM is installed.
+As soon as vLLM is installed, ``from trl import GRPOTrainer`` raises ``ImportError: cannot import name
+'GuidedDecodingParams' from 'vllm.sampling_params'``. So do the imports of the RLOO and Online DPO trainers,
+and ``trl vllm-serve``.
 
 Cause
 -----
-vLLM renamed the class to ``StructuredOutputsParams`` in 0.11, which has both, and took the old name away in
-0.12.0. TRL chooses by itself from 0.27.
+vLLM 0.11 renamed the class to ``StructuredOutputsParams`` and still has both names. vLLM 0.12.0 removed the
+old name. TRL from 0.27 on chooses the name itself.
 
 Repair
 ------
-Where the TRL that is installed knows the old name only, ``vllm.sampling_params`` has it, for the new class.
-Where that class refuses to be made without a constraint, as in vLLM 0.33, the old name gives None for that.
-Without such a TRL nothing is added, so that others who look for the old name find what vLLM has.
+If the installed TRL knows only the old name, zoo-hooks adds it to ``vllm.sampling_params`` for the new
+class. The new class can refuse to be created without a constraint, as in vLLM 0.33. The old name then
+returns None for such a call. Without such a TRL nothing is added, so other code that looks for the old name
+finds what vLLM has.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def _none_where_empty(new: Any) -> Any:
 
 PATCH = Patch(
     module=__name__,
-    title="TRL up to 0.26 imports vLLM's GuidedDecodingParams, which vLLM 0.12 no longer has",
+    title="TRL up to 0.26 imports vLLM's GuidedDecodingParams, which vLLM 0.12 removed",
     severity="crash",
     symptoms=("cannot import name 'GuidedDecodingParams' from 'vllm.sampling_params' @ trl",),
     targets=("vllm.sampling_params",),
@@ -93,7 +95,7 @@ PATCH = Patch(
         "https://github.com/vllm-project/vllm/pull/29326",
         "https://github.com/huggingface/trl/pull/4797",
     ),
-    measures="the pattern in the constraint that TRL makes (expected: a+)",
+    measures="pattern in the decoding constraint that TRL creates (expected: a+)",
     probe=probe,
     repair=repair,
     canary=canary,
