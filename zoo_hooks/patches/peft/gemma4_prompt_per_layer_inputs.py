@@ -160,8 +160,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/gemma4/modeling_gemma4.py#L1705",
     ),
     measures=(
-        "largest difference in logits from a base model that gets both embeddings directly "
-        "(expected: 0)"
+        "largest difference in logits from a base model that gets both embeddings directly (expected: 0)"
     ),
     probe=probe,
     repair=repair,
