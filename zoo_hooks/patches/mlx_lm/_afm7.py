@@ -1,4 +1,4 @@
-"""What the patches of AFM7 in mlx-lm and in mlx-vlm have in common."""
+"""Shared code of the AFM7 patches for mlx-lm and mlx-vlm."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
 
 
 class _Turned:
-    """Stands in for a layer's rotary embedding: rotates by an offset of its own."""
+    """Stands in for a layer's rotary embedding, and always rotates by the offset that it was created with."""
 
     def __init__(self, rope: Any, offset: Any) -> None:
         self._rope = rope
@@ -38,7 +38,7 @@ class _Turned:
 
 
 def _turned(layer: Any, offset: Any) -> Any:
-    """A view of a layer that reuses K/V, whose queries are rotated by this offset."""
+    """A view of a layer that reuses K/V, which rotates its queries by this offset."""
     view = copy.copy(layer)
     view.self_attn = copy.copy(layer.self_attn)
     view.self_attn.rope = _Turned(layer.self_attn.rope, offset)
@@ -46,7 +46,7 @@ def _turned(layer: Any, offset: Any) -> Any:
 
 
 def verdict(module: ModuleType) -> Verdict:
-    """Tell what the layers that reuse K/V rotate by, where one row of a batch begins with padding."""
+    """Tell which offset the layers that reuse K/V rotate by, if a row of a batch begins with padding."""
     import mlx.core as mx
 
     backbone: Any = getattr(module, "AFMModel", None)
@@ -83,7 +83,7 @@ def _same(x: Any) -> Any:
 
 
 def share_in_batches(changes: Changes, backbone: Any) -> None:
-    """Let the layers that reuse K/V have those of a batch's cache, and its offset of each row."""
+    """Give the layers that reuse K/V the K and V of a batch's cache, and the offset of each row."""
 
     def make(original: Call) -> Call:
         position = list(inspect.signature(original).parameters).index("cache") - 1
@@ -107,7 +107,7 @@ def share_in_batches(changes: Changes, backbone: Any) -> None:
 
 
 def figure(model: Any, batch_cache: Callable[[list[int]], Any]) -> Figure:
-    """Canary: a prompt alone against the same as a padded row of a batch, and a step after it."""
+    """Canary: compare a prompt, and one step after it, alone and as a padded row of a batch."""
     import mlx.core as mx
 
     tokens, short, pad = _tiny.prompt(8, 2), 3, 5

@@ -1,4 +1,4 @@
-"""Masks that are asked of a list of caches, which knows of no padding, and not of a cache."""
+"""Masks that are created from the list of caches, which ignores padding, instead of from one cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Call = Callable[..., Any]
 
 
 def verdict(module: ModuleType, kind: str, model: SimpleNamespace) -> Verdict:
-    """Tell whether a class of the module, with this in its place, asks the first cache for its mask."""
+    """Tell whether a class of the module asks the first cache for its mask; ``model`` stands in for self."""
     import mlx.core as mx
 
     owner: Any = getattr(module, kind, None)
@@ -26,7 +26,7 @@ def verdict(module: ModuleType, kind: str, model: SimpleNamespace) -> Verdict:
 
 
 def ask_the_first(changes: Changes, module: ModuleType) -> None:
-    """Ask the first cache of a list for the mask."""
+    """Create the mask from the first cache of the list."""
 
     def make(original: Call) -> Call:
         def of_first(h: Any, cache: Any = None, *args: Any, **kwargs: Any) -> Any:

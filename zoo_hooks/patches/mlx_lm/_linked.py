@@ -1,4 +1,4 @@
-"""Stand-ins for the layers of one forward, for models whose last layers use the K/V of earlier ones."""
+"""Stand-ins for layers during one forward pass, for models whose last layers use the K/V of earlier ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EMPTY = CellType()
 
 
 class Held:
-    """Stands in for a cache in one call of a layer: hands K/V out, or keeps those that are made."""
+    """Stands in for a cache in one call of a layer: provides K/V, or keeps the K/V that the layer makes."""
 
     offset = 0
 
@@ -24,12 +24,12 @@ class Held:
         return self.state
 
     def keys_and_values(self) -> Any:
-        """As mlx-lm's caches have it."""
+        """The same method as in mlx-lm's caches."""
         return self.state
 
 
 class Unmoved:
-    """A cache whose offset stays what it was before the layer that fills it ran."""
+    """A view of a cache with a fixed offset, such as the one from before the layer filled the cache."""
 
     def __init__(self, cache: Any, offset: Any) -> None:
         self._cache = cache
@@ -40,7 +40,7 @@ class Unmoved:
 
     @property
     def state(self) -> Any:
-        """K and V. Caches of batches have more in it than the layers take."""
+        """K and V only; the state of a batch's cache contains more than the layers unpack."""
         return self._cache.state[:2]
 
     @property  # type: ignore[misc]
@@ -49,9 +49,10 @@ class Unmoved:
 
 
 class Link:
-    """Stands in for a layer that makes shared K/V (``source`` is its own index), or uses them.
+    """Stands in for a layer that makes shared K/V (``source`` is its own index), or that uses them.
 
-    They are arguments and results of the layers' calls, which is what checkpointing differentiates.
+    The K/V are arguments and results of the layers' calls, because checkpointing differentiates only
+    through those.
     """
 
     def __init__(self, layer: Any, index: int, source: int, passed: dict[int, Any]) -> None:
@@ -73,7 +74,7 @@ class Link:
 
 
 def linked(model: Any, layer_call: Any) -> Any:
-    """A view of the model whose layers are linked; the model itself if it is not one to be linked."""
+    """A view of the model with linked layers; the model itself if its layers cannot be linked."""
     layers = getattr(model, "layers", None)
     first = getattr(model, "first_kv_shared_layer_idx", None)
     sources = getattr(model, "layer_idx_to_cache_idx", None)
@@ -97,14 +98,14 @@ def linked(model: Any, layer_call: Any) -> Any:
 
 
 def sources_fit(sources: list[Any], first: int) -> bool:
-    """Tell whether each layer from ``first`` on uses the K/V of one before ``first``."""
+    """Tell whether each layer from ``first`` on uses the K/V of a layer before ``first``."""
     return all(isinstance(source, int) and 0 <= source < first for source in sources[first:])
 
 
 def calls(kind: type, function: Any) -> bool:
-    """Tell whether calling instances of a class calls this function, through checkpointing or not.
+    """Tell whether calling instances of a class calls this function, directly or through checkpointing.
 
-    Checkpointing puts a function that closes over the one before in its place, perhaps repeatedly.
+    Checkpointing replaces a call by a function whose closure holds the previous one, perhaps repeatedly.
     """
     waiting, seen = [getattr(kind, "__call__", None)], set()  # noqa: B004 - which one
     while waiting:

@@ -1,4 +1,4 @@
-"""What the patches of MLX models that share K/V between layers have in common."""
+"""Shared code of the patches for MLX models that share K/V between layers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Call = Callable[..., Any]
 
 
 class Code:
-    """What can be read off the ``__call__`` of a class, or of anything else that stands in its place.
+    """What can be read from the code of a class's ``__call__``, or of any other object in its place.
 
-    As ``inspect.signature`` does, it looks through wrappers that name what they wrap.
+    Like ``inspect.signature``, it looks through wrappers that set ``__wrapped__``.
     """
 
     def __init__(self, kind: Any) -> None:
@@ -48,7 +48,7 @@ class Code:
 
 
 def no_cache_verdict(module: ModuleType, backbone: str, layer: str, attention: str) -> Verdict:
-    """Tell whether layers share K/V through the cache alone, so that without one they do not."""
+    """Tell whether layers share K/V only through the cache, and therefore not without one."""
     model, part = Code(getattr(module, backbone, None)), Code(getattr(module, attention, None))
     if _passes_kv(model, part) or "without_cache" in model.ours:
         return Verdict.FIXED
@@ -62,7 +62,7 @@ def no_cache_verdict(module: ModuleType, backbone: str, layer: str, attention: s
 
 
 def offset_verdict(module: ModuleType, backbone: str, attention: str) -> Verdict:
-    """Tell whether layers that share K/V read the cache's offset when it has been moved."""
+    """Tell whether layers that use shared K/V read the cache's offset after it has moved."""
     model, part = Code(getattr(module, backbone, None)), Code(getattr(module, attention, None))
     if _passes_kv(model, part) or "offset" in part.parameters or "with_cache" in part.ours:
         return Verdict.FIXED
@@ -76,7 +76,7 @@ def _passes_kv(model: Code, attention: Code) -> bool:
 
 
 def share_without_cache(changes: Changes, backbone: Any, layer: Any) -> None:
-    """Let the layers of a forward without a cache hand their K/V on."""
+    """Pass K/V from layer to layer in a forward pass without a cache."""
     changes.wrap(layer, "__call__", _keeping)
     layer_call = vars(layer)["__call__"]
 
@@ -95,7 +95,7 @@ def share_without_cache(changes: Changes, backbone: Any, layer: Any) -> None:
 
 
 def share_with_unmoved_offset(changes: Changes, attention: Any) -> None:
-    """Let the layers that use K/V rotate by the offset at which these were made."""
+    """Let the layers that use shared K/V rotate by the offset at which the K/V were made."""
 
     def make(original: Call) -> Call:
         def with_cache(self: Any, x: Any, mask: Any = None, cache: Any = None) -> Any:
@@ -114,7 +114,7 @@ def share_with_unmoved_offset(changes: Changes, attention: Any) -> None:
 
 
 def _position(function: Call) -> int:
-    """Where ``cache`` stands among the arguments after self."""
+    """Position of ``cache`` among the arguments after self."""
     return list(inspect.signature(function).parameters).index("cache") - 1
 
 
@@ -131,7 +131,7 @@ def _keeping(original: Call) -> Call:
 
 
 def no_cache_figure(model: Any) -> Figure:
-    """Canary of the no-cache patches, against a forward whose caches stay at offset 0."""
+    """Canary of the no-cache patches: compare with a forward pass whose caches stay at offset 0."""
 
     def caches() -> list[Held]:
         return [Held() for _ in model.layers]
@@ -146,7 +146,7 @@ def no_cache_figure(model: Any) -> Figure:
 
 
 def offset_figure(model: Any) -> Figure:
-    """Canary of the offset patches, against the same."""
+    """Canary of the offset patches: compare with a forward pass whose caches stay at offset 0."""
     import mlx.core as mx
 
     tokens, prefix = _tiny.prompt(8), 5  # a window full, so that no cache has thrown any away

@@ -48,7 +48,7 @@ SMALL = 1e-4
 
 
 def gemma4(**config: Any) -> Any:
-    """The language model of mlx-vlm's Gemma-4, of six layers, of which the last three share K/V."""
+    """The language model of mlx-vlm's Gemma-4, with six layers; the last three use earlier K/V."""
     family = import_module("mlx_vlm.models.gemma4")
     return filled(family.LanguageModel(family.TextConfig(**GEMMA4 | config)))
 
@@ -65,14 +65,14 @@ def gemma4_with_towers(**config: Any) -> Any:
 
 
 def gemma3n(**config: Any) -> Any:
-    """The language model of mlx-vlm's Gemma-3n, of six layers, of which the last three share K/V."""
+    """The language model of mlx-vlm's Gemma-3n, with six layers; the last three use earlier K/V."""
     family = import_module("mlx_vlm.models.gemma3n.config")
     shape = {**GEMMA3N, "model_type": "gemma3n_text", "intermediate_size": [64] * 6, **config}
     return filled(import_module("mlx_vlm.models.gemma3n.language").LanguageModel(family.TextConfig(**shape)))
 
 
 def gemma3n_with_towers(**config: Any) -> Any:
-    """mlx-vlm's Gemma-3n whose towers, which are large, have no weights until they are used."""
+    """mlx-vlm's Gemma-3n; its towers are large, and have no weights until they are used."""
     family = import_module("mlx_vlm.models.gemma3n")
     text = {**GEMMA3N, "model_type": "gemma3n_text", "intermediate_size": [64] * 6, **config}
     shape = family.ModelConfig(
@@ -90,7 +90,7 @@ def gemma3n_with_towers(**config: Any) -> Any:
 
 
 def mlx_lm_gemma3n(**config: Any) -> Any:
-    """The language model of mlx-lm's Gemma-3n, of six layers, of which the last three share K/V."""
+    """The language model of mlx-lm's Gemma-3n, with six layers; the last three use earlier K/V."""
     family = import_module("mlx_lm.models.gemma3n")
     return filled(
         family.LanguageModel(family.TextConfig(**GEMMA3N | {"model_type": "gemma3n_text"} | config))
@@ -98,7 +98,7 @@ def mlx_lm_gemma3n(**config: Any) -> Any:
 
 
 def filled(model: Any) -> Any:
-    """The model with its weights."""
+    """The model, filled with weights."""
     import mlx.core as mx
     from mlx.utils import tree_map_with_path
 
@@ -119,7 +119,7 @@ def prompt(length: int = 12, batch: int = 1) -> Any:
 
 
 def logits(model: Any, tokens: Any, cache: Any = None) -> Any:
-    """What a model of mlx-vlm, whose output is an object, or of mlx-lm predicts."""
+    """The logits of a model of mlx-lm, or of mlx-vlm, whose output is an object."""
     output = model(tokens, cache=cache)
     return getattr(output, "logits", output)
 
@@ -132,7 +132,7 @@ def loss(model: Any, tokens: Any, cache: Any = None) -> Any:
 
 
 def kv_gradients(model: Any, tokens: Any, cache: Callable[[], Any] = lambda: None) -> dict[str, Any]:
-    """Gradients of the projections that make K and V, by name."""
+    """Gradients of the K and V projections, by name."""
     from mlx import nn
     from mlx.utils import tree_flatten
 
@@ -142,7 +142,7 @@ def kv_gradients(model: Any, tokens: Any, cache: Callable[[], Any] = lambda: Non
 
 
 def error(expected: dict[str, Any], seen: dict[str, Any]) -> float:
-    """Largest difference of a gradient, relative to the largest entry that it should have."""
+    """Largest difference of a gradient, relative to the largest entry of the expected gradient."""
     return max(
         float(abs(seen[name] - right).max() / abs(right).max())
         for name, right in expected.items()
@@ -151,7 +151,7 @@ def error(expected: dict[str, Any], seen: dict[str, Any]) -> float:
 
 
 def checkpoint(layers: list[Any]) -> None:
-    """Checkpoint these layers as the trainers do, but no others of their class."""
+    """Checkpoint these layers as the trainers do, but no other layers of their class."""
     import mlx.core as mx
 
     kind = type(layers[0])
@@ -170,7 +170,7 @@ def checkpoint(layers: list[Any]) -> None:
 
 
 def minicpm3() -> Any:
-    """mlx-lm's MiniCPM3, of two layers."""
+    """mlx-lm's MiniCPM3, with two layers."""
     family = import_module("mlx_lm.models.minicpm3")
     shape = {"hidden_size": 32, "dim_model_base": 32, "num_hidden_layers": 2, "intermediate_size": 48}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}

@@ -2,25 +2,30 @@
 
 Symptom
 -------
-``batch_generate`` and mlx-lm's server, which puts requests into one batch, give another text for a prompt
-that is shorter than its neighbours than for that prompt alone, without any error: logits are off by 0.5 on
-a scale of 3 in the random model of the canary. Before mlx-lm 0.32.0 any batch raises ``ValueError: too many
-values to unpack (expected 2)``.
+A prompt that is shorter than its neighbors in a batch gets a different text than the same prompt alone. No
+error is raised. This happens with ``batch_generate`` and with mlx-lm's server, which combines requests into
+a batch. In the canary's random model, logits are off by 0.5 on a scale of 3.
+
+Before mlx-lm 0.32.0, any batch raises ``ValueError: too many values to unpack (expected 2)``.
 
 Cause
 -----
-The last layers of AFM7 use the K/V of the layer before them. They take the number of keys that the cache
-holds for the offset of their queries, but in a batch the keys of padding are among them, and each row has
-an offset of its own. Before 0.32.0 the K/V are read off the cache's ``state``, which in a batch is more
-than K and V.
+The last layers of AFM7 use the K/V of the layer before them. For rotary embeddings, these layers use the
+number of keys in the KV cache as the offset of their queries. In a batch, this number includes the keys of
+padding, and each row needs its own offset.
 
-No issue of mlx-lm's is known.
+Before 0.32.0, the K/V are read from the ``state`` of the cache. In a batch, the state contains more than K
+and V.
+
+No upstream issue is known.
 
 Repair
 ------
-With a cache of a batch these layers rotate by the offsets that the cache had before the forward, and the
-K/V alone are read off its state. The loop over the layers is upstream's own and runs on a view of the
-model. Forwards without a cache or with one of a single text are as they were.
+With the KV cache of a batch, these layers rotate their queries by the offsets that the cache had before the
+forward pass. They read only K and V from its state. The loop over the layers is upstream's own and runs on
+a view of the model.
+
+Forward passes without a cache, or with the cache of a single text, are not changed.
 """
 
 from __future__ import annotations
@@ -55,7 +60,7 @@ PATCH = Patch(
     targets=("mlx_lm.models.afm7",),
     affects=("mlx-lm>=0.30.0",),
     links=("https://github.com/ml-explore/mlx-lm/blob/v0.32.2/mlx_lm/models/afm7.py",),
-    measures="errors of logits of a batch: of a full row, of a padded one (expected: below 1e-4)",
+    measures="errors of logits in a batch: of a full row, of a padded row (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

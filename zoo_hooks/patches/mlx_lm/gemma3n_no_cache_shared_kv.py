@@ -1,22 +1,24 @@
-"""Gemma-3n in mlx-lm computes wrong logits without a cache, and trains on them.
+"""Gemma-3n in mlx-lm computes wrong logits without a KV cache, and trains on them.
 
 Symptom
 -------
-Training starts at a loss that is far too high and gives wrong gradients, without any error: logits are
-off by 2.3 in the random model of the canary, gradients of the K/V projections by more than 100%.
+Training starts at a loss that is far too high and uses wrong gradients. No error is raised. In the canary's
+random model, logits are off by 2.3, and gradients of the K/V projections by more than 100%.
 
 Cause
 -----
-The last layers use the K/V of earlier ones, and find them in the cache that both have. Training has no
-cache, and each of these layers then makes its own K/V, with weights that were never trained for it.
+The last layers use the K/V of earlier layers, and read it from the KV cache that both share. Training has
+no cache. Each of these layers then computes its own K/V, with weights that were never trained for it.
 
 Repair
 ------
-Where no cache is given, a layer that makes K/V for others returns it, and a layer that uses it takes it
-as an argument, so that eager mode, ``mx.compile`` and ``grad_checkpoint`` all differentiate through it.
-The loop over the layers is upstream's own and runs on a view of the model, so the model is never touched.
-Forwards with a cache, calls of single layers, subclasses that call their layers in another way, and
-models whose layers share nothing are as they were.
+If no cache is given, a layer that makes K/V for others returns it, and a layer that uses it receives it as
+an argument. Eager mode, ``mx.compile`` and ``grad_checkpoint`` therefore all differentiate through it. The
+loop over the layers is upstream's own and runs on a view of the model, so the model itself is never
+changed.
+
+zoo-hooks leaves alone forward passes with a cache, calls of single layers, subclasses that call their
+layers in another way, and models whose layers share nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-3n in mlx-lm without a cache does not share K/V between layers",
+    title="Gemma-3n in mlx-lm does not share K/V between layers without a KV cache",
     severity="silent wrong result",
     targets=("mlx_lm.models.gemma3n",),
     affects=("mlx-lm>=0.30.0",),
@@ -50,7 +52,9 @@ PATCH = Patch(
         "https://github.com/ml-explore/mlx-lm/issues/1674",
         "https://github.com/ml-explore/mlx-lm/pull/1702",
     ),
-    measures="errors without a cache: logits, K/V gradients, those checkpointed (expected: below 1e-4)",
+    measures=(
+        "errors without a KV cache: logits, K/V gradients, checkpointed K/V gradients (expected: below 1e-4)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

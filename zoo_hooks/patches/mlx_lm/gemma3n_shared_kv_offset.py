@@ -1,21 +1,25 @@
-"""Gemma-3n in mlx-lm with a cache rotates queries of layers that share K/V by a wrong offset.
+"""Gemma-3n in mlx-lm computes wrong logits with a KV cache: queries are rotated by a wrong offset.
 
 Symptom
 -------
-Generation, and any other forward with a cache, gives wrong logits without any error (off by about 1 on a
-scale of 3 in a random model). For a prompt its length is added to the position of each query, and one
-for each token after it.
+Generation, and any other forward pass with a KV cache, gives wrong logits. No error is raised. In a random
+model, logits are off by about 1 on a scale of 3. For a prompt, the positions of the queries are too high by
+the length of the prompt. For each later token, the position is too high by one.
 
 Cause
 -----
-The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
-made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
-With a cache of a batch ``ValueError: too many values to unpack`` is raised: its state is more than K and V.
+The layers that use the K/V of earlier layers read ``cache.offset`` to rotate their queries. By then, the
+layer that made the K/V has stored it in the cache. This has moved the offset past the tokens of the current
+forward pass.
+
+With the KV cache of a batch, ``ValueError: too many values to unpack`` is raised. The state of such a cache
+contains more than K and V.
 
 Repair
 ------
-The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
-has, and of the state K and V alone. All else of the cache, and the cache itself, is as it was.
+The attention of these layers sees the cache with an offset that is lower by the number of tokens in the
+current forward pass. It sees only K and V of the cache's state. In a batch, every layer sees offsets that
+do not move. The other attributes of the cache, and the cache itself, are not changed.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-3n in mlx-lm with a cache rotates queries of shared layers by a moved offset",
+    title="Gemma-3n in mlx-lm rotates queries of layers that share K/V by a moved offset",
     severity="silent wrong result",
     symptoms=("too many values to unpack @ mlx_lm.models.gemma3n",),
     targets=("mlx_lm.models.gemma3n",),
@@ -50,7 +54,7 @@ PATCH = Patch(
         "https://github.com/ml-explore/mlx-lm/issues/1384",
         "https://github.com/ml-explore/mlx-lm/pull/1396",
     ),
-    measures="errors of logits with a cache: of the prompt, of the tokens after it (expected: below 1e-4)",
+    measures="errors of logits with a KV cache: of the prompt, of later tokens (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -2,18 +2,20 @@
 
 Symptom
 -------
-A prompt that is shorter than its neighbours in a batch gets another text than alone, without any error:
-logits are off by 1.8 on a scale of 1.6 in a random model, in the prompt and in each step after it.
+A prompt that is shorter than its neighbors in a batch gets a different text than the same prompt alone. No
+error is raised. In a random model, logits are off by 1.8 on a scale of 1.6, in the prompt and in each step
+after it.
 
 Cause
 -----
-The mask is asked of the list of all layers' caches, where mlx-lm takes one cache since pull request 430. A
-list has no ``make_mask``, so that the mask knows of no padding; in a step there is none at all.
+The model passes the list of all layers' KV caches to ``create_attention_mask``. Since pull request 430,
+this function of mlx-lm expects one cache. A list has no ``make_mask``, so the mask does not include the
+padding. In a decoding step, there is no mask at all.
 
 Repair
 ------
-The mask is asked of the first cache, as in other models. Without a cache, or with one of a single text,
-nothing changes.
+The mask is requested from the first cache, as in other models. Without a cache, or with the cache of a
+single text, nothing changes.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ PATCH = Patch(
         "https://github.com/ml-explore/mlx-lm/issues/1906",
         "https://github.com/ml-explore/mlx-lm/pull/1913",
     ),
-    measures="errors of logits of a padded row: of its prompt, of the next step (expected: below 1e-4)",
+    measures="errors of logits in a padded row: of its prompt, of the next step (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,4 +1,4 @@
-"""Padding masks that the layers of a text model would take for their attention mask."""
+"""Padding masks that the layers of a text model would use as their attention mask."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "patch_siz
 
 
 class _Same(SimpleNamespace):
-    """Stands in for a part that is called, and gives back what it is given."""
+    """Stands in for a module, and returns its input."""
 
     def __call__(self, x: Any, *_: Any) -> Any:
         return x
 
 
 def verdict(module: ModuleType, backbone: str, **given: Any) -> Verdict:
-    """Tell whether the loop over the layers hands a mask of [batch, length] on to them.
+    """Tell whether the loop over the layers passes a mask of [batch, length] on to them.
 
-    ``given`` is what the loop wants besides tokens, their embeddings and the mask.
+    ``given`` contains the arguments that the loop needs besides tokens, their embeddings and the mask.
     """
     import mlx.core as mx
 
@@ -62,7 +62,7 @@ def verdict(module: ModuleType, backbone: str, **given: Any) -> Verdict:
 
 
 def keep_causal(changes: Changes, backbone: Any) -> None:
-    """Let a mask of [batch, length] add to the causal mask, in a forward whose cache is empty."""
+    """Combine a mask of [batch, length] with the causal mask, in a forward pass with an empty cache."""
 
     def make(original: Call) -> Call:
         names = [*inspect.signature(original).parameters][1:]
@@ -91,7 +91,7 @@ def _is_empty(cache: Any) -> bool:
 
 
 def figure(model: Any) -> Figure:
-    """Canary: the last token moves no earlier logit, and rows of a batch are each text alone."""
+    """Canary: the last token changes no earlier logit, and each row of a batch equals its text alone."""
     import mlx.core as mx
 
     tokens, ones = _tiny.prompt(12, batch=2), mx.ones((1, 12), dtype=mx.int32)

@@ -1,4 +1,4 @@
-"""Masks of padding, added to those that a model's layers have."""
+"""Padding masks, combined with the masks that the layers of a model have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Masked:
-    """Stands in for a layer in one forward without a cache, and keeps it from attending to padding."""
+    """Stands in for a layer in one forward pass without a cache, and prevents attention to padding."""
 
     def __init__(self, layer: Any, padding: Any, made: dict[Any, Any]) -> None:
         self._layer = layer
@@ -35,10 +35,10 @@ def masked(model: Any, padding: Any) -> Any:
 
 
 def without_padding(mask: Any, padding: Any, queries: int) -> Any:
-    """The mask of a layer, for the last ``queries`` of all tokens, without the keys that are padding.
+    """The mask of a layer for the last ``queries`` of all tokens, without the keys of padding.
 
-    It does not depend on what ``padding`` holds, so ``mx.compile`` can trace it. A token always sees
-    itself: a row without any key would be NaN.
+    It does not depend on the values in ``padding``, so ``mx.compile`` can trace it. A token always attends
+    to itself: a row without any key would give NaN.
     """
     import mlx.core as mx
 

@@ -2,23 +2,26 @@
 
 Symptom
 -------
-``batch_generate`` and mlx-vlm's server, which puts requests into one batch, raise ``ValueError: too many
-values to unpack (expected 2)`` with AFM7.
+With AFM7, ``batch_generate`` and mlx-vlm's server, which combines requests into a batch, raise
+``ValueError: too many values to unpack (expected 2)``.
 
 Cause
 -----
-The last layers of AFM7 use the K/V of the layer before them, which are read off the ``state`` of its cache.
-In a batch that is more than K and V. These layers also take the number of keys that the cache holds for the
-offset of their queries, but in a batch the keys of padding are among them, and each row has an offset of
-its own.
+The last layers of AFM7 use the K/V of the layer before them. They read the K/V from the ``state`` of that
+layer's KV cache. In a batch, the state contains more than K and V.
 
-No issue of mlx-vlm's is known.
+For rotary embeddings, these layers use the number of keys in the KV cache as the offset of their queries.
+In a batch, this number includes the keys of padding, and each row needs its own offset.
+
+No upstream issue is known.
 
 Repair
 ------
-With a cache of a batch K and V alone are read off its state, and these layers rotate by the offsets that
-the cache had before the forward. The loop over the layers is upstream's own and runs on a view of the
-model. Forwards without a cache or with one of a single text are as they were.
+With the KV cache of a batch, these layers rotate their queries by the offsets that the cache had before the
+forward pass. They read only K and V from its state. The loop over the layers is upstream's own and runs on
+a view of the model.
+
+Forward passes without a cache, or with the cache of a single text, are not changed.
 """
 
 from __future__ import annotations
@@ -48,13 +51,13 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="AFM7 in mlx-vlm raises on a batch, whose cache holds more than K and V",
+    title="AFM7 in mlx-vlm raises on a batch, whose KV cache holds more than K and V",
     severity="crash",
     symptoms=("too many values to unpack @ mlx_vlm.models.afm7.language",),
     targets=("mlx_vlm.models.afm7.language",),
     affects=("mlx-vlm>=0.6.14",),
     links=("https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/afm7/language.py",),
-    measures="errors of logits of a batch: of a full row, of a padded one (expected: below 1e-4)",
+    measures="errors of logits in a batch: of a full row, of a padded row (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

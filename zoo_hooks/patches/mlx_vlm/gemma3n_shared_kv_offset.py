@@ -1,23 +1,26 @@
-"""Gemma-3n in mlx-vlm with a cache rotates queries of layers that share K/V by a wrong offset.
+"""Gemma-3n in mlx-vlm computes wrong logits with a KV cache: queries are rotated by a wrong offset.
 
 Symptom
 -------
-Generation, and any other forward with a cache, gives wrong logits without any error (off by about 1 on a
-scale of 3 in a random model). For a prompt its length is added to the position of each query, and one
-for each token after it.
+Generation, and any other forward pass with a KV cache, gives wrong logits. No error is raised. In a random
+model, logits are off by about 1 on a scale of 3. For a prompt, the positions of the queries are too high by
+the length of the prompt. For each later token, the position is too high by one.
 
 Cause
 -----
-The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
-made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
+The layers that use the K/V of earlier layers read ``cache.offset`` to rotate their queries. By then, the
+layer that made the K/V has stored it in the cache. This has moved the offset past the tokens of the current
+forward pass.
 
-No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------
-The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
-has. All else of the cache, and the cache itself, is as it was.
-Batches of more than one row raise in 0.4.4, which is not repaired; 0.5.0 has fixed it.
+The attention of these layers sees the cache with an offset that is lower by the number of tokens in the
+current forward pass. In a batch, every layer sees offsets that do not move. The other attributes of the
+cache, and the cache itself, are not changed.
+
+Batches of more than one row raise an error in 0.4.4. zoo-hooks does not repair this; 0.5.0 has fixed it.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-3n in mlx-vlm with a cache rotates queries of shared layers by a moved offset",
+    title="Gemma-3n in mlx-vlm rotates queries of layers that share K/V by a moved offset",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.language",),
     affects=("mlx-vlm>=0.4.3",),
@@ -51,7 +54,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
         "https://github.com/ml-explore/mlx-lm/pull/1396",
     ),
-    measures="errors of logits with a cache: of the prompt, of the tokens after it (expected: below 1e-4)",
+    measures="errors of logits with a KV cache: of the prompt, of later tokens (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,21 +1,23 @@
-"""Gemma-3n in mlx-vlm 0.4.4 has no sliding window.
+"""Gemma-3n in mlx-vlm 0.4.3 and 0.4.4 does not apply its sliding window.
 
 Symptom
 -------
-Logits of texts that are longer than ``sliding_window`` are wrong without any error, in training and for a
-prompt in generation: off by 2.5 in the random model of the canary, whose window is 8 and whose text has 12
-tokens.
+Logits are wrong for texts that are longer than ``sliding_window``. No error is raised. This happens in
+training, and for the prompt in generation. In the canary's random model, with a window of 8 and a text of
+12 tokens, logits are off by 2.5.
 
 Cause
 -----
-The layers with a window get the mask of those without one. Their caches drop what is older than the window,
-which is why one token at a time is right.
+The sliding-window layers get the same mask as the layers without a window. Their KV caches drop keys that
+are older than the window, so generating one token at a time is right.
 
 Repair
 ------
-The list of caches that a language model hands on makes the mask of the layers with a window, which leaves out
-what is older. Masks that a caller gives, texts that fit into the window, caches of batches and layers without
-a window are as they were; so are calls of ``Gemma3Model`` itself.
+The language model passes on a list of caches. In this list, the caches of the sliding-window layers now
+create a mask that excludes keys older than the window.
+
+zoo-hooks leaves alone masks that the caller passes, texts that fit into the window, the caches of batches,
+and layers without a window. It also leaves alone direct calls of ``Gemma3Model``.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-3n in mlx-vlm has no sliding window, so that longer texts are wrong",
+    title="Gemma-3n in mlx-vlm does not apply its sliding window, so longer texts are wrong",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.language",),
     affects=("mlx-vlm>=0.4.3,<0.5.0",),
@@ -112,7 +114,9 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/1030",
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma3n/language.py",
     ),
-    measures="errors of logits beyond the window: without a cache, of a prompt (expected: below 1e-4)",
+    measures=(
+        "errors of logits beyond the window: without a KV cache, of a prompt with one (expected: below 1e-4)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

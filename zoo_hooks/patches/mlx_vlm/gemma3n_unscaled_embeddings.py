@@ -1,24 +1,25 @@
-"""Gemma-3n in mlx-vlm begins with embeddings of tokens that are not scaled.
+"""Gemma-3n in mlx-vlm does not scale the token embeddings of a prompt.
 
 Symptom
 -------
-A prompt's logits are wrong without any error, with a cache or without, whether there are images or not: off
-by 1.9 on a scale of 3 in the random model of the canary. Text that is generated builds on a prompt that was
-read so. The language model called alone does not have this bug.
+The logits of a prompt are wrong, with or without a KV cache, with or without images. No error is raised. In
+the canary's random model, they are off by 1.9 on a scale of 3. Generated text continues from a prompt that
+was read wrongly. The language model called alone does not have this bug.
 
 Cause
 -----
-The embeddings of tokens have to be multiplied by the square root of their size. Pull request 397 moved that
-from the table to the language model, which does it to tokens. ``Model.get_input_embeddings``, from which
-``Model.__call__`` and generation have a prompt's embeddings, still takes them from the table, and the
-language model takes embeddings as they come.
+Token embeddings must be multiplied by the square root of their size. Pull request 397 moved this scaling
+from the embedding table to the language model, which applies it when it gets tokens. If it gets embeddings,
+it uses them as they are. ``Model.get_input_embeddings`` computes a prompt's embeddings for
+``Model.__call__`` and for generation. It still takes them from the table, without the scaling.
 
-No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------
-``Model.get_input_embeddings`` sees a table whose embeddings are scaled. Those of images and audio, which are
-put among them and have another scale, are as they were, and so are embeddings that a caller gives.
+``Model.get_input_embeddings`` sees an embedding table that scales. zoo-hooks leaves alone the embeddings of
+images and audio, which are merged into the prompt and have another scale. It also leaves alone embeddings
+that the caller passes.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-3n in mlx-vlm does not scale the embeddings of a prompt's tokens",
+    title="Gemma-3n in mlx-vlm does not scale the token embeddings of a prompt",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.gemma3n",),
     affects=("mlx-vlm>=0.4.3",),
@@ -118,7 +119,9 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/gemma3n.py",
         "https://github.com/Blaizzy/mlx-vlm/pull/397",
     ),
-    measures="how far a text's logits are from those of the language model alone (expected: below 1e-4)",
+    measures=(
+        "difference in logits between the whole model and its language model alone (expected: below 1e-4)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

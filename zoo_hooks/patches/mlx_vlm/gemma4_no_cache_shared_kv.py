@@ -1,23 +1,27 @@
-"""Gemma-4 E2B and E4B in mlx-vlm computes wrong logits without a cache, and trains on them.
+"""Gemma-4 E2B and E4B in mlx-vlm compute wrong logits without a KV cache, and train on them.
 
 Symptom
 -------
-Training starts at a loss that is far too high and gives wrong gradients, without any error: logits are
-off by 3.7 in the random model of the canary, gradients of the K/V projections by more than 100%.
+Training starts at a loss that is far too high and uses wrong gradients. No error is raised. In the canary's
+random model, logits are off by 3.7, and gradients of the K/V projections by more than 100%.
 
 Cause
 -----
-The last layers use the K/V of earlier ones, and find them in the cache that both have. Training has no
-cache, and each of these layers then makes its own K/V, with weights that were never trained for it. Pull
-request 901 made them read the cache; before it each forward handed the K/V on.
+The last layers use the K/V of earlier layers, and read it from the KV cache that both share. Training has
+no cache. Each of these layers then computes its own K/V, with weights that were never trained for it.
+
+Since pull request 901, these layers read the cache. Before it, each forward pass handed the K/V from layer
+to layer.
 
 Repair
 ------
-Where no cache is given, a layer that makes K/V for others returns it, and a layer that uses it takes it
-as an argument, so that eager mode, ``mx.compile`` and ``grad_checkpoint`` all differentiate through it.
-The loop over the layers is upstream's own and runs on a view of the model, so the model is never touched.
-Forwards with a cache, calls of single layers, subclasses that call their layers in another way, and
-models whose layers share nothing are as they were.
+If no cache is given, a layer that makes K/V for others returns it, and a layer that uses it receives it as
+an argument. Eager mode, ``mx.compile`` and ``grad_checkpoint`` therefore all differentiate through it. The
+loop over the layers is upstream's own and runs on a view of the model, so the model itself is never
+changed.
+
+zoo-hooks leaves alone forward passes with a cache, calls of single layers, subclasses that call their
+layers in another way, and models whose layers share nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 E2B and E4B in mlx-vlm without a cache does not share K/V between layers",
+    title="Gemma-4 E2B and E4B in mlx-vlm do not share K/V between layers without a KV cache",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma4.language",),
     affects=("mlx-vlm>=0.4.4,<0.5.0",),
@@ -51,7 +55,9 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/901",
         "https://github.com/unslothai/unsloth-zoo/pull/1275",
     ),
-    measures="errors without a cache: logits, K/V gradients, those checkpointed (expected: below 1e-4)",
+    measures=(
+        "errors without a KV cache: logits, K/V gradients, checkpointed K/V gradients (expected: below 1e-4)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

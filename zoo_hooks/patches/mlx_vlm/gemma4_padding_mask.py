@@ -1,27 +1,29 @@
-"""Gemma-4 in mlx-vlm takes a batch's padding mask for its attention mask.
+"""Gemma-4 in mlx-vlm uses the padding mask as its attention mask, so training is not causal.
 
 Symptom
 -------
-Training Gemma-4 with mlx-vlm's trainers on one text at a time is not causal: every token sees those that
-it should predict. The loss is off (4.86 against 4.40 in a random model), and no error is raised. With two
-texts in a batch ``ValueError: [broadcast_shapes]`` is raised.
+With mlx-vlm's trainers, training Gemma-4 on one text at a time is not causal: each token attends to the
+tokens that it should predict. No error is raised. The loss is wrong: 4.86 instead of 4.40 in a random
+model. With two texts in a batch, ``ValueError: [broadcast_shapes]`` is raised.
 
 Cause
 -----
-The trainers pass their ``attention_mask`` of shape [batch, length], ones with zeros for padding, as
-``mask``. ``Model.__call__`` hands it on as the mask of every layer, where it stands for the causal mask
-and the sliding window, since pull request 1523. The trainers make an exception of gemma4_unified only, since
-pull request 1392, before which gemma4 took no notice of the mask.
+The trainers pass their ``attention_mask`` as the argument ``mask``. It has the shape [batch, length], and
+contains ones, with zeros for padding. Since pull request 1523, ``Model.__call__`` passes it to every layer,
+in place of the causal mask and the sliding-window mask. Before that pull request, gemma4 ignored the mask.
+The trainers make an exception only for gemma4_unified, since pull request 1392.
 
-No issue of mlx-vlm's is known; docs/upstream-reports.md holds a report.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------
-A mask of the shape of ``input_ids`` is taken for what it is: without a cache each layer gets its own
-causal or sliding mask, and no padding is attended to, on either side; a token always sees itself. With a
-cache such a mask is left out, as it was before 0.6.5. Other masks, and None, pass through. In a batch of
-as many rows as tokens a mask of [length, length] cannot be told from padding, and is taken for it: give
-such a mask four dimensions.
+A mask with the shape of ``input_ids`` is treated as a padding mask. Without a KV cache, each layer gets its
+own causal or sliding-window mask, and no token attends to padding, neither on the left nor on the right.
+Each token always attends to itself. With a cache, such a mask is ignored, as it was before 0.6.5. Other
+masks, and None, are passed on unchanged.
+
+In a batch with as many rows as tokens, a mask of shape [length, length] cannot be distinguished from a
+padding mask. It is treated as a padding mask. To avoid this, pass such a mask with four dimensions.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 in mlx-vlm takes a batch's padding mask for its attention mask, so it is not causal",
+    title="Gemma-4 in mlx-vlm uses the padding mask as attention mask, and is not causal",
     severity="silent wrong result",
     symptoms=("[broadcast_shapes] @ mlx_vlm.models.gemma4",),
     targets=("mlx_vlm.models.gemma4.gemma4",),
@@ -110,7 +112,10 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/1523",
         "https://github.com/unslothai/unsloth-zoo/pull/963",
     ),
-    measures="how far the last token moves earlier logits; errors of all, two rows (expected: 0, below 1e-4)",
+    measures=(
+        "change of earlier logits when the last token changes; errors of one text, of two rows "
+        "(expected: 0, below 1e-4)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

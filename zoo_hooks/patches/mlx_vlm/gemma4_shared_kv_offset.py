@@ -1,23 +1,26 @@
-"""Gemma-4 E2B and E4B in mlx-vlm with a cache rotates queries of layers that share K/V by a wrong offset.
+"""Gemma-4 E2B and E4B in mlx-vlm compute wrong logits with a KV cache: queries are rotated by a wrong offset.
 
 Symptom
 -------
-Generation, and any other forward with a cache, gives wrong logits without any error (off by about 1 on a
-scale of 3 in a random model). For a prompt its length is added to the position of each query, and one
-for each token after it.
+Generation, and any other forward pass with a KV cache, gives wrong logits. No error is raised. In a random
+model, logits are off by about 1 on a scale of 3. For a prompt, the positions of the queries are too high by
+the length of the prompt. For each later token, the position is too high by one.
 
 Cause
 -----
-The layers that use the K/V of earlier ones read ``cache.offset`` to rotate their queries. The layer that
-made the K/V has by then put them into the cache, which moved the offset past the tokens of this forward.
-It came with pull request 901, since which these layers read the cache.
-A cache of a batch has one offset a row in an array that it moves in place, so that queries of the layers that
-make K/V are wrong too.
+The layers that use the K/V of earlier layers read ``cache.offset`` to rotate their queries. By then, the
+layer that made the K/V has stored it in the cache. This has moved the offset past the tokens of the current
+forward pass.
+
+The bug came with pull request 901, since which these layers read the cache. The KV cache of a batch has one
+offset per row, in an array that it changes in place. In a batch, the queries of the layers that make the
+K/V are therefore wrong too.
 
 Repair
 ------
-The attention of these layers sees the cache with an offset that is as many tokens lower as this forward
-has; of a batch every layer sees one that stays. All else of the cache, and the cache itself, is as it was.
+The attention of these layers sees the cache with an offset that is lower by the number of tokens in the
+current forward pass. In a batch, every layer sees offsets that do not move. The other attributes of the
+cache, and the cache itself, are not changed.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Gemma-4 E2B and E4B in mlx-vlm with a cache rotates queries of shared layers by a moved offset",
+    title="Gemma-4 E2B and E4B in mlx-vlm rotate queries of layers that share K/V by a moved offset",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma4.language",),
     affects=("mlx-vlm>=0.4.4,<0.5.0",),
@@ -51,7 +54,7 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/901",
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma4/language.py",
     ),
-    measures="errors of logits with a cache: of the prompt, of the tokens after it (expected: below 1e-4)",
+    measures="errors of logits with a KV cache: of the prompt, of later tokens (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,25 +1,28 @@
-"""LLaVA in mlx-vlm takes a batch's padding mask for its attention mask.
+"""LLaVA in mlx-vlm uses the padding mask as its attention mask, so training is not causal.
 
 Symptom
 -------
-Training LLaVA with mlx-vlm's trainers on one text at a time is not causal: every token sees those that it
-should predict. In the random model of the canary the last token moves earlier logits by 0.7, and no error
-is raised. With two texts in a batch ``ValueError: [broadcast_shapes]`` is raised.
+With mlx-vlm's trainers, training LLaVA on one text at a time is not causal: each token attends to the
+tokens that it should predict. No error is raised. In the canary's random model, changing the last token
+moves earlier logits by 0.7. With two texts in a batch, ``ValueError: [broadcast_shapes]`` is raised.
 
 Cause
 -----
-The trainers pass their ``attention_mask`` of shape [batch, length], ones with zeros for padding, as
-``mask``. ``Llama`` makes the causal mask only where it is handed none, and gives the layers this one
-instead. It took no notice of a mask before pull request 1913.
+The trainers pass their ``attention_mask`` as the argument ``mask``. It has the shape [batch, length], and
+contains ones, with zeros for padding. ``Llama`` creates the causal mask only if it gets no mask. Otherwise
+it passes the given mask to its layers, in place of the causal mask. Before pull request 1913, the class
+ignored the mask.
 
-No issue of mlx-vlm's is known for this family.
+No upstream issue is known for this model family.
 
 Repair
 ------
-``Llama`` adds the causal mask to a mask of [batch, length] where there is no cache, or an empty one; no
-padding is attended to, on either side, and a token always sees itself. Other masks, and None, pass through.
-In a batch of as many rows as tokens a mask of [length, length] cannot be told from padding, and is taken
-for it: give such a mask four dimensions.
+``Llama`` combines a mask of shape [batch, length] with the causal mask, if there is no KV cache or an empty
+one. No token attends to padding, neither on the left nor on the right, and each token always attends to
+itself. Other masks, and None, are passed on unchanged.
+
+In a batch with as many rows as tokens, a mask of shape [length, length] cannot be distinguished from a
+padding mask. It is treated as a padding mask. To avoid this, pass such a mask with four dimensions.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ def _model() -> Any:
 
 PATCH = Patch(
     module=__name__,
-    title="LLaVA in mlx-vlm takes a padding mask for its attention mask, and is not causal",
+    title="LLaVA in mlx-vlm uses the padding mask as attention mask, and is not causal",
     severity="silent wrong result",
     symptoms=("[broadcast_shapes] @ mlx_vlm.models.llava.language",),
     targets=("mlx_vlm.models.llava.language",),
@@ -75,7 +78,10 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/pull/1913",
         "https://github.com/unslothai/unsloth-zoo/pull/963",
     ),
-    measures="how far the last token moves earlier logits; errors of all, two rows (expected: 0, below 1e-4)",
+    measures=(
+        "change of earlier logits when the last token changes; errors of one text, of two rows "
+        "(expected: 0, below 1e-4)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,23 +1,24 @@
-"""Llama 3.2 Vision in mlx-vlm lets text without an image attend to keys that are no image's.
+"""Llama 3.2 Vision in mlx-vlm runs its image cross-attention on texts without an image.
 
 Symptom
 -------
-Logits of a text without an image are wrong, without any error, and not causal: each token sees those after
-it. In the random model of the canary the last token moves earlier logits by 0.1 and more. Text that is
-generated builds on a prompt that was read so, and training on texts learns from what it should predict.
+Logits of a text without an image are wrong and not causal: each token attends to later tokens. No error is
+raised. In the canary's random model, changing the last token moves earlier logits by 0.1 and more.
+Generated text continues from a prompt that was read wrongly. Training on texts can see the tokens that it
+should predict.
 
 Cause
 -----
-Some layers attend to an image. Where there is none, and none in the cache, transformers leaves these layers
-out. mlx-vlm runs them, and makes their keys and values of the text's own queries: the first half of their
-heads is taken for keys, the second for values, and no mask is set.
+Some layers attend to an image. If there is no image, neither in the call nor in the KV cache, transformers
+skips these layers. mlx-vlm runs them, and makes K and V from the queries of the text. The first half of the
+heads becomes K, the second half becomes V, and there is no mask.
 
-No issue of mlx-vlm's is known.
+No upstream issue is known.
 
 Repair
 ------
-A layer that attends to an image gives back what it is given where there is no image, in the call or in its
-cache. Forwards with an image, and steps after them, are as they were.
+A layer that attends to an image returns its input if there is no image, neither in the call nor in its
+cache. Forward passes with an image, and the steps after them, are not changed.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Llama 3.2 Vision in mlx-vlm lets text without an image attend to keys that are no image's",
+    title="Llama 3.2 Vision in mlx-vlm runs its image cross-attention on texts without an image",
     severity="silent wrong result",
     targets=("mlx_vlm.models.mllama.language",),
     affects=("mlx-vlm>=0.4.0",),
@@ -93,7 +94,10 @@ PATCH = Patch(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/mllama/language.py",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/mllama/modeling_mllama.py",
     ),
-    measures="how far the last token moves earlier logits; error against a model without it (expected: 0)",
+    measures=(
+        "change of earlier logits when the last token changes; error against a model without the "
+        "image layer (expected: 0)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

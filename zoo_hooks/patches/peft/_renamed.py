@@ -8,7 +8,7 @@ OLD, NEW = "past_key_values", "cache"
 
 
 def cache_name() -> str | None:
-    """The name by which transformers hands on a cache; None if it is neither."""
+    """The name of the argument that holds the cache in transformers; None if it has neither name."""
     from transformers import GenerationMixin
 
     named = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters

@@ -1,4 +1,4 @@
-"""Adapters cannot be loaded once torch.distributed is initialised, even without tensor parallelism.
+"""peft 0.19 cannot load adapters once torch.distributed is initialized, even without tensor parallelism.
 
 Symptom
 -------
@@ -7,14 +7,15 @@ In a run with ``torchrun`` or ``accelerate launch``, plain DDP included, loading
 
 Cause
 -----
-peft 0.19 calls ``_maybe_shard_state_dict_for_tp`` as soon as there is a process group, and it imports the
-classes of tensor parallelism before it looks whether any layer is parallel. ``EmbeddingParallel`` came
-with transformers 5.1.0, and went with 5.16.0.
+peft 0.19 calls ``_maybe_shard_state_dict_for_tp`` whenever a process group exists. The function imports the
+classes for tensor parallelism before it checks whether any layer is parallel. One of these classes,
+``EmbeddingParallel``, was added in transformers 5.1.0 and removed in 5.16.0.
 
 Repair
 ------
-The function is left at once, as in peft 0.20, if no adapted layer has both a plan and a device mesh.
-With one it runs as before: transformers gets no placeholder classes.
+The function returns at once, as in peft 0.20, if no adapted layer has both a tensor-parallel plan and a
+device mesh. If a layer has both, the function runs as before. zoo-hooks adds no placeholder classes to
+transformers.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ WITHOUT_IT = "transformers" + ",".join(f"!=5.{minor}.*" for minor in range(1, 16
 
 PATCH = Patch(
     module=__name__,
-    title="adapters cannot be loaded once torch.distributed is initialised: no EmbeddingParallel",
+    title="peft cannot load adapters once torch.distributed is initialized: no EmbeddingParallel",
     severity="crash",
     symptoms=("cannot import name 'EmbeddingParallel' from 'transformers.integrations.tensor_parallel'",),
     targets=("peft.tuners",),  # by then both sides of the function are there
@@ -103,7 +104,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/save_and_load.py#L500",
         "https://github.com/huggingface/peft/blob/v0.20.0/src/peft/utils/save_and_load.py#L557",
     ),
-    measures="largest difference of logits between an adapter and itself, reloaded (expected: below 1e-5)",
+    measures="largest difference in logits between an adapter and its reloaded copy (expected: below 1e-5)",
     probe=probe,
     repair=repair,
     canary=canary,

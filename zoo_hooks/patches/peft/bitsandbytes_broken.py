@@ -1,21 +1,24 @@
-"""peft makes no LoRA beside a bitsandbytes that is installed but cannot be imported.
+"""peft cannot add LoRA if bitsandbytes is installed but cannot be imported.
 
 Symptom
 -------
-Where ``import bitsandbytes`` raises, as built for another torch or CUDA, ``get_peft_model`` with LoRA,
-AdaLoRA, IA3 and others ends in that error, though the model is not quantized.
+If ``import bitsandbytes`` raises, for example because it was built for another torch or CUDA,
+``get_peft_model`` with LoRA, AdaLoRA, IA3 and others raises the same error. This happens even if the model
+is not quantized.
 
 Cause
 -----
-``is_bnb_available`` says whether it is installed. For each layer peft asks that and imports its module for
-layers of bitsandbytes, which imports the package at once.
+``is_bnb_available`` only reports whether bitsandbytes is installed. For each layer, peft calls it and then
+imports its own module of bitsandbytes layers. That module imports bitsandbytes at its top.
 
 Repair
 ------
-Where code asks and is about to import that module or bitsandbytes, the package is imported there and then.
-If that fails, the answer is False from then on, which is told once in a warning with the error. So layers
-that are not quantized get their adapters. Who names one of peft's classes for bitsandbytes gets its own
-error. Nothing is loaded for those who only ask, and bitsandbytes itself is not touched.
+If code that calls ``is_bnb_available`` is about to import that module or bitsandbytes, zoo-hooks imports
+bitsandbytes at that point. If the import fails, the answer is False from then on, and a warning with the
+error is logged once. Layers that are not quantized then get their adapters.
+
+Code that asks for one of peft's bitsandbytes classes by name gets the error of the failed import. Nothing
+is imported for code that only asks. bitsandbytes itself is not changed.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="peft makes no LoRA beside a bitsandbytes that is installed but cannot be imported",
+    title="peft cannot add LoRA if bitsandbytes is installed but cannot be imported",
     severity="crash",
     guard=True,
     symptoms=(
@@ -60,7 +63,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/model.py#L525",
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/bnb.py#L19",
     ),
-    measures="what making a LoRA of a layer that is not quantized gives (expected: imported)",
+    measures="result of adding LoRA to a layer that is not quantized (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -2,18 +2,20 @@
 
 Symptom
 -------
-``get_peft_model`` with ``task_type="SEQ_2_SEQ_LM"``, LoRA's too, raises ``AttributeError:
-'T5ForConditionalGeneration' object has no attribute '_prepare_encoder_decoder_kwargs_for_generation'``.
+``get_peft_model`` with ``task_type="SEQ_2_SEQ_LM"``, with LoRA as with other methods, raises
+``AttributeError: 'T5ForConditionalGeneration' object has no attribute
+'_prepare_encoder_decoder_kwargs_for_generation'``.
 
 Cause
 -----
-peft keeps that method of the base model, to put it back after each ``generate``, in which it sets the same
-method. transformers 5.18.0 dropped it; nobody calls it any more.
+peft saves this method of the base model. It replaces the method during each ``generate`` and restores it
+afterwards. transformers 5.18.0 removed the method and no longer calls it.
 
 Repair
 ------
-Models that generate have a method of that name again, which tells whoever calls it that it is gone. peft sets
-it and puts it back, as before. peft 0.21.2 does not ask for it.
+zoo-hooks adds a method of that name to ``GenerationMixin``. If anything calls it, it raises an error that
+says the method is gone. peft can save, replace and restore it as before. peft 0.21.2 no longer looks for
+the method.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.20.0/src/peft/peft_model.py#L2406",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py",
     ),
-    measures="tokens of four that a new LoRA changes (expected: 0)",
+    measures="generated tokens that a new LoRA changes, of four (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

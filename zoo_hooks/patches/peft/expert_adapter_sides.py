@@ -1,23 +1,26 @@
-"""Adapters of experts that transformers 5 fuses cannot be loaded with peft 0.19.0.
+"""peft 0.19.0 cannot load adapters of experts that transformers 5 fuses.
 
 Symptom
 -------
-Loading an adapter of Mixtral's ``w1``, ``w2`` and ``w3``, made with transformers 4, raises ``RuntimeError:
-Error(s) in loading state_dict``, with a ``size mismatch`` for each weight. Where a fused weight is square it
-raises nothing, and the logits are off. On transformers 5.0 and from 5.6 on this comes to light only when
-other bugs are repaired (``peft/weight-conversion-loading-info``, ``peft/weight-converter-arguments``).
+Loading an adapter of Mixtral's ``w1``, ``w2`` and ``w3`` that was made with transformers 4 raises
+``RuntimeError: Error(s) in loading state_dict``, with a ``size mismatch`` for each weight. If a fused
+weight is square, no error is raised and the logits are wrong.
+
+On transformers 5.0 and from 5.6 on, other bugs hide this one until they are repaired
+(``peft/weight-conversion-loading-info``, ``peft/weight-converter-arguments``).
 
 Cause
 -----
-``ParamWrapper`` takes a weight of all experts for (experts, in, out) unless it is marked as transposed. In
-transformers 5 it is (experts, out, in) then: ``lora_A`` stands on the side of the outputs. The converted
-adapter has it on that of the inputs.
+``ParamWrapper`` reads the fused weight of all experts as (experts, in, out), unless the weight is marked as
+transposed. In transformers 5, a weight without that mark is (experts, out, in). ``lora_A`` is therefore
+created for the output side, while the converted adapter has it on the input side.
 
 Repair
 ------
-What has just been converted has its sides exchanged where the layer it is for has them so, which gives the
-same product. The layers stay, and with them every adapter that peft 0.19.0 has saved: peft 0.19.1, which
-exchanges the sides of the layers, cannot load those of fused experts.
+If the layer has its sides swapped in this way, zoo-hooks swaps ``lora_A`` and ``lora_B`` of the weights
+that peft has just converted for it. Their product stays the same. The layers are not changed, so every
+adapter that peft 0.19.0 has saved still loads. peft 0.19.1 swaps the sides of the layers instead, and
+cannot load the adapters of fused experts that 0.19.0 has saved.
 """
 
 from __future__ import annotations
@@ -105,7 +108,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="adapters of fused experts cannot be loaded: size mismatch",
+    title="Adapters of fused experts cannot be loaded: size mismatch",
     severity="silent wrong result",
     symptoms=("size mismatch for *.experts.*lora_",),
     targets=("peft.utils.transformers_weight_conversion",),
@@ -114,7 +117,10 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.19.0/src/peft/tuners/lora/layer.py#L2202",
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/tuners/lora/layer.py#L2202",
     ),
-    measures="difference of logits between an adapter of experts and its product (expected: below 1e-5)",
+    measures=(
+        "difference in logits between an adapter of experts and its product added to the weights "
+        "(expected: below 1e-5)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

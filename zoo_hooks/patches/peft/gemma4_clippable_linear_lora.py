@@ -1,22 +1,25 @@
-"""No adapter can target the projections of Gemma-4's vision and audio towers by their names.
+"""No adapter can target the projections of Gemma-4's vision and audio towers by name.
 
 Symptom
 -------
-``LoraConfig(target_modules=["q_proj", "v_proj"])`` on a multimodal Gemma-4 raises ``ValueError:
-Target module Gemma4ClippableLinear(...) is not supported``, for the names of the language model's
-layers are those of the towers' too. Adapters trained elsewhere by those names do not load. It is the same
-with AdaLoRA, LoHa, LoKr, IA3, OFT, VeRA and every other method that adapts linear layers.
+``LoraConfig(target_modules=["q_proj", "v_proj"])`` on a multimodal Gemma-4 raises
+``ValueError: Target module Gemma4ClippableLinear(...) is not supported``, because the layers of the
+language model and of the towers have the same names. Adapters that were trained elsewhere with these names
+do not load. AdaLoRA, LoHa, LoKr, IA3, OFT, VeRA and every other method that adapts linear layers fail in
+the same way.
 
 Cause
 -----
-``Gemma4ClippableLinear`` is not an ``nn.Linear``: it holds one, ``linear``, and clips what goes in
-and comes out. No method of peft knows it.
+``Gemma4ClippableLinear`` is not an ``nn.Linear``. It is a wrapper that holds one, ``linear``, and clips its
+input and output. No method of peft supports this wrapper.
 
 Repair
 ------
-Where such a wrapper is targeted, its ``linear`` gets the adapter, as if that had been named; the
-wrapper stays and clips around it. Ranks and alphas by pattern go by the name that was targeted.
-Naming ``.linear`` and ``all-linear`` are as before, and so are custom modules that a config registers.
+If such a wrapper is targeted, its ``linear`` gets the adapter, as if ``linear`` had been named. The wrapper
+stays and still clips input and output. Patterns for ranks and alphas still match the name that was
+targeted.
+
+zoo-hooks leaves alone ``.linear`` as a target, ``all-linear``, and custom modules that a config registers.
 """
 
 from __future__ import annotations
@@ -124,7 +127,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="no adapter can target Gemma4ClippableLinear, the projections of Gemma-4's towers",
+    title="No adapter can target Gemma4ClippableLinear, the projections of Gemma-4's towers",
     severity="crash",
     symptoms=("Target module Gemma4ClippableLinear(",),
     targets=(TUNERS, GEMMA4),
@@ -134,7 +137,7 @@ PATCH = Patch(
         "https://github.com/huggingface/transformers/pull/45388",
         "https://github.com/huggingface/peft/pull/3154",
     ),
-    measures="largest difference of logits between adapted and merged (expected: below 1e-4)",
+    measures="largest difference in logits between adapted and merged model (expected: below 1e-4)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,26 @@
-"""Prompt tuning and its relatives fail on Gemma-4 E2B and E4B.
+"""Prompt tuning, p-tuning, multitask prompt tuning and CPT fail on Gemma-4 E2B and E4B.
 
 Symptom
 -------
 The forward pass and ``generate`` with prompt tuning, p-tuning, multitask prompt tuning or CPT raise
-``RuntimeError: It seems like you tried to call `forward` from `inputs_embeds` without providing
-`input_ids` ``. On a real model the search for matching weights takes all memory first (1690 GiB were
-asked for). A CPT that is not trained yet is found.
+``RuntimeError: It seems like you tried to call `forward` from `inputs_embeds` without providing `input_ids`
+``. On a real model, the search for matching weights runs out of memory first (it asked for 1690 GiB). The
+search succeeds for a CPT prompt that is not trained yet.
 
 Cause
 -----
-peft hands embeddings to the base model, a prompt's and then the text's. E2B and E4B have a second embedding
-of each token for each layer, and look for tokens that have these embeddings. A prompt's are no token's.
+peft passes embeddings to the base model: those of the prompt, followed by those of the text. E2B and E4B
+have a second embedding of each token for each layer. To find it, they search for the tokens that have the
+given embeddings. The embeddings of a prompt belong to no token.
 
 Repair
 ------
-peft hands on the second embeddings too: of the text's tokens, and for a prompt of the padding token, which
-Gemma-4 takes for images; for CPT of its tokens. Left alone are embeddings that come without tokens, and in
-transformers 5.5 the models with towers, which take no such argument.
+peft also passes the second embeddings, as ``per_layer_inputs``. For the text, these are the embeddings of
+its tokens. For a prompt, they are those of the padding token, which Gemma-4 also uses for images. For CPT,
+they are those of the tokens of its prompt.
+
+zoo-hooks leaves alone embeddings that come without tokens. It also leaves alone the models with towers in
+transformers 5.5, which do not accept this argument.
 """
 
 from __future__ import annotations
@@ -144,7 +148,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="prompt tuning, p-tuning and CPT fail on Gemma-4 E2B and E4B",
+    title="Prompt tuning, p-tuning and CPT fail on Gemma-4 E2B and E4B",
     severity="crash",
     symptoms=(
         "tried to call `forward` from `inputs_embeds` without providing `input_ids` @ peft.peft_model",
@@ -155,7 +159,9 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/issues/3201",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/gemma4/modeling_gemma4.py#L1705",
     ),
-    measures="largest difference of logits to a model that is handed all embeddings (expected: 0)",
+    measures=(
+        "largest difference in logits from a base model that gets both embeddings directly (expected: 0)"
+    ),
     probe=probe,
     repair=repair,
     canary=canary,

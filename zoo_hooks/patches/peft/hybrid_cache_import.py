@@ -1,4 +1,4 @@
-"""peft cannot be imported with transformers 5, which has no HybridCache.
+"""import peft fails with transformers 5, which has no HybridCache.
 
 Symptom
 -------
@@ -6,14 +6,14 @@ Symptom
 
 Cause
 -----
-``peft.peft_model`` imports the class at its top, for prefix tuning of Gemma-2 and -3 alone.
-transformers 5.0 has removed it.
+``peft.peft_model`` imports the class at its top. It needs the class only for prefix tuning of Gemma-2 and
+Gemma-3. transformers 5.0 has removed it.
 
 Repair
 ------
-While that module loads, ``transformers`` has a ``HybridCache``, and never afterwards, so others who ask
-whether it is there get the true answer. Making one, as that prefix tuning does, raises an error that
-says which peft does without.
+While ``peft.peft_model`` is imported, ``transformers`` has a placeholder named ``HybridCache``. The
+placeholder is removed afterwards, so other code that checks for the class gets the true answer. Creating
+one, as that prefix tuning does, raises an ImportError that names the release of peft to upgrade to.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.17.1/src/peft/peft_model.py#L37",
         "https://github.com/huggingface/transformers/pull/40276",
     ),
-    measures="what import peft gives (expected: PeftModel is there)",
+    measures="result of importing peft (expected: PeftModel is there)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,25 +1,28 @@
-"""LoRA on a mixture of experts goes to other modules than those that its targets name.
+"""LoRA on MoE models adapts other modules than the ones named in target_modules.
 
 Symptom
 -------
-``target_modules=["model.layers.0.mlp.down_proj"]``, a dense MLP of DeepSeek-V3, or a shared expert's
-``shared_experts.down_proj``, puts LoRA on the routed experts of all layers and none on the module that is
-named. A bare ``down_proj`` leaves out the dense and shared MLPs. From peft 0.20 on a pattern for one layer's
-``q_proj`` reaches those of all layers, and ``all-linear`` leaves out the MLPs that are linear. A part of
-a fused projection, such as ``shared_experts.gate_proj``, raises ``Cannot convert PEFT target(s) gate_proj
-without also targeting up_proj``.
+``target_modules=["model.layers.0.mlp.down_proj"]`` names a dense MLP of DeepSeek-V3. peft puts LoRA on the
+routed experts of all layers instead, and none on the named module. The same happens for a shared expert's
+``shared_experts.down_proj``. A bare ``down_proj`` leaves out the dense and shared MLPs.
+
+From peft 0.20 on, a pattern for ``q_proj`` of one layer matches ``q_proj`` of all layers, and
+``all-linear`` leaves out the MLPs that are linear layers. A part of a fused projection, such as
+``shared_experts.gate_proj``, raises
+``Cannot convert PEFT target(s) gate_proj without also targeting up_proj``.
 
 Cause
 -----
-transformers 5 has the routed experts as parameters, so peft turns targets of old names into target
-parameters. It looks at the last part of a name only, also where the model has a module of that name; and
-a pattern it replaces by the last parts of what it matches.
+transformers 5 stores the routed experts as parameters, so peft converts targets with the old module names
+into target parameters. It compares only the last part of a name, even if the model has a module of that
+name. It replaces a pattern by the last parts of the names that it matches.
 
 Repair
 ------
-A target that names a module of the model stays a target, as in https://github.com/huggingface/peft/pull/3715;
-a bare name targets the experts as well. A pattern is replaced by the whole names of what it matches. Targets
-inside the routed experts and the router are turned as before: for all layers.
+A target that names a module of the model stays a target, as in
+https://github.com/huggingface/peft/pull/3715. A bare name also targets the experts. A pattern is replaced
+by the full names of what it matches. Targets inside the routed experts and the router are converted as
+before, for all layers.
 """
 
 from __future__ import annotations
@@ -147,7 +150,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="LoRA on a mixture of experts goes to other modules than those that its targets name",
+    title="LoRA on MoE models adapts other modules than the ones named in target_modules",
     severity="silent wrong result",
     symptoms=("Cannot convert PEFT target(s)*because they are fused into",),
     targets=("peft.utils.transformers_weight_conversion",),
@@ -156,7 +159,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/issues/3711",
         "https://github.com/huggingface/peft/pull/3715",
     ),
-    measures=f"where LoRA is put for {NAMED} (expected: there)",
+    measures=f"where LoRA is put when the target is {NAMED} (expected: there)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,20 +1,22 @@
-"""Prefix tuning for classification and question answering raises from transformers 5.24 on.
+"""Prefix tuning for classification and question answering raises with transformers 5.24 and later.
 
 Symptom
 -------
-The forward pass of prefix tuning, or of a cartridge, with ``task_type`` ``SEQ_CLS``, ``TOKEN_CLS`` or
-``QUESTION_ANS`` raises ``ValueError: Model does not support past key values which are required for prefix
-tuning.``
+The forward pass of prefix tuning, or of a cartridge, with the ``task_type`` ``SEQ_CLS``, ``TOKEN_CLS`` or
+``QUESTION_ANS`` raises
+``ValueError: Model does not support past key values which are required for prefix tuning.``
 
 Cause
 -----
-peft asks the signature of the base model, and then that of its backbone, for ``past_key_values``. From 5.24.0
-transformers has the parameter as ``cache``, and only takes the old name as an argument still.
+peft looks for ``past_key_values`` in the signature of the base model, and then in the signature of its
+backbone. From 5.24.0 on, transformers names the parameter ``cache``. It still accepts the old name as an
+argument, but the signature no longer shows it.
 
 Repair
 ------
-For peft's module alone, the signature of what takes a ``cache`` also names ``past_key_values``. The prefix is
-passed by that name, as in peft's forward pass for generation, and transformers warns of it as there.
+Inside ``peft.peft_model`` only, a signature that has ``cache`` also shows ``past_key_values``. peft then
+passes the prefix under the old name, as its forward pass for generation does. transformers warns about the
+old name in both cases.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="prefix tuning for classification and question answering raises",
+    title="Prefix tuning for classification and question answering raises ValueError",
     severity="crash",
     symptoms=("Model does not support past key values which are required for prefix tuning",),
     targets=(PEFT_MODEL,),
@@ -134,7 +136,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L1992",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/modeling_layers.py#L143",
     ),
-    measures="largest difference of logits between a prefix and its keys and values as a cache (expected: 0)",
+    measures="largest difference in logits between a prefix and its K/V passed as a cache (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

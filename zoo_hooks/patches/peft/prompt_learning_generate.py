@@ -1,22 +1,22 @@
-"""Generation with prompt tuning and its relatives is wrong from transformers 5.24 on.
+"""Generation with prompt tuning, prefix tuning and similar methods is wrong with transformers 5.24 and later.
 
 Symptom
 -------
-``generate`` of a model with prompt tuning, p-tuning, multitask prompt tuning, CPT, prefix tuning or a
-cartridge gives other tokens than its forward pass, without an error: 4 to 12 of 12 on tiny Llama and Qwen2.
-With encoder-decoder models a prefix has no effect on what is generated.
+``generate`` gives other tokens than the forward pass, and no error is raised: 4 to 12 of 12 tokens differ
+on tiny Llama and Qwen2 models. This concerns prompt tuning, p-tuning, multitask prompt tuning, CPT, prefix
+tuning and cartridges. With encoder-decoder models, a prefix has no effect on the generated text.
 
 Cause
 -----
-peft looks in what the base model prepares for the next step for ``past_key_values``. From 5.24.0
-transformers hands it on as ``cache``. So peft takes each step for the first: it puts the prompt in again, or
-adds its prefix as a second cache, which the model ignores.
+The base model prepares the inputs of the next step, and peft looks in them for ``past_key_values``. From
+5.24.0 on, transformers passes the KV cache as ``cache``. peft therefore treats each step as the first. It
+inserts the prompt again, or adds its prefix as a second cache, which the model ignores.
 
 Repair
 ------
-While ``prepare_inputs_for_generation`` of peft's classes for causal and encoder-decoder models runs, what the
-base model has prepared has the old name; afterwards it has the new one again. A base model that prepares the
-old name itself, as code from the Hub may, is left alone.
+While ``prepare_inputs_for_generation`` of peft's classes for causal and encoder-decoder models runs, the
+prepared inputs hold the cache under the old name. Afterwards they hold it under the new name again.
+zoo-hooks leaves alone a base model that uses the old name itself, as code from the Hub may do.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="generation with prompt tuning, prefix tuning and their relatives gives wrong tokens",
+    title="Generation with prompt tuning, prefix tuning and similar methods gives wrong tokens",
     severity="silent wrong result",
     targets=("peft.peft_model",),
     affects=("peft>=0.17.1", "transformers>=5.24.0"),
@@ -142,7 +142,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L2277",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L706",
     ),
-    measures=f"of {STEPS} tokens generated with a prompt, those unlike the forward pass's (expected: 0)",
+    measures=f"tokens that differ from the forward pass, of {STEPS} generated with a prompt (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

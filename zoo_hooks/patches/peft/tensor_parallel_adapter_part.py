@@ -1,21 +1,22 @@
-"""LoRA on a model that transformers has sharded over processes is made for the part of one of them.
+"""LoRA on a tensor-parallel model of transformers 5.16 and later covers only the shard of one process.
 
 Symptom
 -------
-``get_peft_model`` on a model loaded with tensor parallelism raises nothing, and what is saved of the adapter
-is the part of one process: 8 of 16 rows of ``lora_B`` with two. An adapter that one process has saved cannot
-be loaded: ``size mismatch for ... lora_B``.
+``get_peft_model`` on a model that was loaded with tensor parallelism raises no error, but each process
+saves an adapter for its own shard only: 8 of 16 rows of ``lora_B`` with two processes. An adapter that one
+process has saved cannot be loaded: ``size mismatch for ... lora_B``.
 
 Cause
 -----
-From 5.16 on transformers shards weights as DTensors. peft 0.19 up to 0.21.0 looks for the plan where earlier
-releases had put it, on each layer, finds none, and makes plain layers of the local sizes. Before 0.19 peft
-does not look at all.
+From 5.16 on, transformers shards weights as DTensors. peft 0.19 up to 0.21.0 looks for the tensor-parallel
+plan on each layer, where earlier releases of transformers had put it. It finds none, and creates plain
+layers of the local sizes. peft before 0.19 does not look for a plan at all.
 
 Repair
 ------
-It cannot work there, so it is refused: where LoRA is put on such a weight an ImportError names the upgrade.
-Models that are not sharded by tensor parallelism, and those that others have sharded, are as before.
+LoRA cannot work on such a weight, so zoo-hooks refuses it: adding LoRA raises an ImportError that names the
+upgrade. Models that are not sharded by tensor parallelism, or that were sharded by other code, are not
+affected.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="LoRA on a tensor-parallel model of transformers 5.16 and later holds one process's part",
+    title="LoRA on a tensor-parallel model of transformers 5.16 and later covers only one process's shard",
     severity="silent wrong result",
     guard=True,
     targets=(LORA, PARALLEL),

@@ -1,22 +1,23 @@
-"""peft makes no LoRA beside a torchao that is too old or cannot be imported.
+"""peft cannot add LoRA if the installed torchao is too old or cannot be imported.
 
 Symptom
 -------
-Where a torchao is installed that is older than peft wants, ``get_peft_model`` ends in ``ImportError: Found
-an incompatible version of torchao``, and where torchao was written for another torch in torchao's own
-error, though the model is not quantized by it.
+If the installed torchao is older than peft requires, ``get_peft_model`` raises
+``ImportError: Found an incompatible version of torchao``. If torchao was written for another torch,
+``get_peft_model`` raises the error of torchao's import. Both happen even if the model is not quantized with
+torchao.
 
 Cause
 -----
-For each layer ``dispatch_torchao``, and in later releases ``resolve_quantization_backend``, asks
-``is_torchao_available``, which raises for an old one, and then imports torchao to see whether the layer's
-weight is a tensor of torchao's.
+For each layer, ``dispatch_torchao`` (in later releases ``resolve_quantization_backend``) calls
+``is_torchao_available``, which raises if torchao is too old. It then imports torchao to check whether the
+weight of the layer is a torchao tensor.
 
 Repair
 ------
-Where code asks for a layer whose weight is of no class of torchao's, the answer is False, and torchao is
-neither looked at nor imported. Such a layer gets the adapter that it gets beside a new torchao. For a
-weight of torchao's, and for those who ask without a layer, the answer and the error are upstream's.
+If code calls ``is_torchao_available`` for a layer whose weight has no torchao class, the answer is False.
+torchao is then neither checked nor imported. Such a layer gets the same adapter as with a new torchao. For
+a torchao weight, and for callers without a layer, the answer and the error are upstream's.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="peft makes no LoRA beside a torchao that is too old or cannot be imported",
+    title="peft cannot add LoRA if the installed torchao is too old or cannot be imported",
     severity="crash",
     guard=True,
     symptoms=(
@@ -88,7 +89,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/torchao.py#L160",
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/import_utils.py",
     ),
-    measures="what making a LoRA of a layer that is not quantized gives (expected: imported)",
+    measures="result of adding LoRA to a layer that is not quantized (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -2,21 +2,24 @@
 
 Symptom
 -------
-``import peft.utils.transformers_weight_conversion`` raises ``ModuleNotFoundError: No module named
-'transformers.conversion_mapping'``, and with the release candidates of 5.0.0 ``ImportError: cannot import
-name '_MODEL_TO_CONVERSION_PATTERN'``. peft itself does not import it there; other packages that build on
-peft do, at their top, and cannot be imported then.
+``import peft.utils.transformers_weight_conversion`` raises
+``ModuleNotFoundError: No module named 'transformers.conversion_mapping'``. With the release candidates of
+transformers 5.0.0 it raises ``ImportError: cannot import name '_MODEL_TO_CONVERSION_PATTERN'``.
+
+peft itself does not import the module with these releases. Other packages that build on peft import it at
+their top, so they cannot be imported.
 
 Cause
 -----
-The module is made of classes and functions that came with transformers 5.0, where checkpoints are
-converted while they load. The candidates have some of them, and no table of models.
+The module uses classes and functions that were added in transformers 5.0, which converts checkpoints while
+it loads them. The release candidates have some of them, but not the table of models.
 
 Repair
 ------
-While the module loads, stand-ins for the two modules of transformers exist, and never afterwards, so
-others who ask whether transformers has them get the true answer. Nothing is converted on those
-releases: what would use them raises an ImportError that names the upgrade when it is called.
+While the module is imported, placeholders exist for the two modules of transformers. They are removed
+afterwards, so other code that checks whether transformers has these modules gets the true answer. Nothing
+is converted with these releases: calling a function that would convert raises an ImportError that names the
+upgrade.
 """
 
 from __future__ import annotations
@@ -86,7 +89,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="peft's module of weight conversions cannot be imported before transformers 5.0.0",
+    title="peft.utils.transformers_weight_conversion cannot be imported before transformers 5.0.0",
     severity="crash",
     symptoms=(
         "No module named 'transformers.conversion_mapping' @ peft.utils.transformers_weight_conversion",
@@ -97,7 +100,7 @@ PATCH = Patch(
     links=(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/transformers_weight_conversion.py#L21",
     ),
-    measures="what importing it gives (expected: build_peft_weight_mapping is there)",
+    measures="result of importing the module (expected: build_peft_weight_mapping is there)",
     probe=probe,
     repair=repair,
     canary=canary,

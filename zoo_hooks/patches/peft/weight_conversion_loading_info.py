@@ -1,21 +1,21 @@
-"""Adapters of models whose checkpoints are converted cannot be loaded on transformers 5.0.
+"""On transformers 5.0, peft cannot load adapters of models whose checkpoints are converted.
 
 Symptom
 -------
-Loading any adapter of a Mixtral, Qwen2-MoE or another model for which transformers registers a
-conversion raises ``TypeError: WeightRenaming.convert() got an unexpected keyword argument
-'loading_info'``.
+Loading any adapter of Mixtral, Qwen2-MoE or another model for which transformers registers a conversion
+raises ``TypeError: WeightRenaming.convert() got an unexpected keyword argument 'loading_info'``.
 
 Cause
 -----
-peft calls ``convert`` as transformers has it from 5.1.0: with ``loading_info``, for the tensors alone.
-That of 5.0.0 takes no such argument, and gives the tensors and the errors as a pair.
+peft calls ``convert`` as transformers defines it from 5.1.0 on: with ``loading_info``, and the tensors
+alone as its result. In transformers 5.0.0 ``convert`` has no such argument, and returns the tensors and the
+errors as a pair.
 
 Repair
 ------
-``convert`` of ``WeightRenaming`` and ``WeightConverter`` takes the argument, and gives the tensors alone
-to who passes it. transformers' own loading, which does not, gets the pair as before. Where the argument
-is None, as it is in peft, errors are raised either way.
+``convert`` of ``WeightRenaming`` and ``WeightConverter`` accepts the argument, and returns the tensors
+alone to callers that pass it. transformers' own loading does not pass it, and gets the pair as before. peft
+passes None, and errors are raised with None as well as without the argument.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="adapters of MoE models cannot be loaded on transformers 5.0: no argument loading_info",
+    title="Adapters of MoE models cannot be loaded on transformers 5.0: no argument loading_info",
     severity="crash",
     symptoms=(".convert() got an unexpected keyword argument 'loading_info'",),
     targets=(TARGET,),
@@ -96,7 +96,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/transformers_weight_conversion.py#L550",
         "https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/core_model_loading.py#L685",
     ),
-    measures="weights of an adapter of Mixtral's attention, when loaded (expected: [1.0, 2.0, 3.0])",
+    measures="weights of an adapter of Mixtral's attention after loading (expected: [1.0, 2.0, 3.0])",
     probe=probe,
     repair=repair,
     canary=canary,

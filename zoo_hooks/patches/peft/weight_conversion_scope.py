@@ -1,20 +1,22 @@
-"""Adapters of fused experts are not loaded from transformers 5.9 on, and only a warning says so.
+"""With transformers 5.9 and later, adapters of fused experts are not loaded, and only a warning says so.
 
 Symptom
 -------
-An adapter of Mixtral's ``w1``, ``w2`` and ``w3``, made with transformers 4, is loaded without an error but
-does nothing: ``Found missing adapter keys while loading the checkpoint`` lists all its weights. With peft
-0.19 this comes to light only when its converters can be made at all (``peft/weight-converter-arguments``).
+An adapter of Mixtral's ``w1``, ``w2`` and ``w3`` that was made with transformers 4 is loaded without an
+error but has no effect. The warning ``Found missing adapter keys while loading the checkpoint`` lists all
+its weights.
+
+This bug shows only if peft 0.19 can create its converters at all (see ``peft/weight-converter-arguments``).
 
 Cause
 -----
-peft asks for the conversions of the whole ``PeftModel``. From 5.9.0 transformers bounds those of an inner
-model by its path, here ``base_model.model``, while the adapter's weights go by names without it. So no
-pattern fits.
+peft asks for the weight conversions of the whole ``PeftModel``. From 5.9.0 on, transformers restricts the
+conversions of an inner model to its path, here ``base_model.model``. The names of the adapter's weights do
+not contain this path, so no pattern matches.
 
 Repair
 ------
-The conversions are those of the base model, as peft 0.20 has it.
+zoo-hooks makes peft ask for the conversions of the base model, as peft 0.20 does.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="adapters of fused experts are not loaded, and only a warning says so",
+    title="Adapters of fused experts are not loaded, and only a warning says so",
     severity="silent wrong result",
     symptoms=("Found missing adapter keys while loading the checkpoint*experts",),
     targets=("peft.utils.transformers_weight_conversion",),

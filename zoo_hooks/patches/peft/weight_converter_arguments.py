@@ -1,19 +1,19 @@
-"""Adapters of MoE models cannot be loaded from transformers 5.6 on.
+"""peft 0.19 cannot load adapters of MoE models with transformers 5.6 and later.
 
 Symptom
 -------
-Loading any adapter of a Mixtral, Qwen2-MoE or another model whose experts transformers fuses raises
+Loading any adapter of Mixtral, Qwen2-MoE or another model whose experts transformers fuses raises
 ``TypeError: WeightConverter.__init__() got an unexpected keyword argument 'distributed_operation'``.
 
 Cause
 -----
-``build_peft_weight_mapping`` makes converters for adapters like those of the model, and hands
-``distributed_operation`` and ``quantization_operation`` to their constructor. From transformers 5.6.0 it
-has no such parameters; they are attributes only.
+``build_peft_weight_mapping`` creates converters for adapters, modeled on those of the model. It passes
+``distributed_operation`` and ``quantization_operation`` to their constructor. From transformers 5.6.0 on,
+the constructor has no such parameters. Both are only attributes.
 
 Repair
 ------
-The constructor takes both and sets the attributes, as peft 0.20 does after the call.
+The constructor accepts both arguments and sets the attributes, as peft 0.20 does after the call.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="adapters of MoE models cannot be loaded: no argument distributed_operation",
+    title="Adapters of MoE models cannot be loaded: no argument distributed_operation",
     severity="crash",
     symptoms=("WeightConverter.__init__() got an unexpected keyword argument 'distributed_operation'",),
     targets=("peft.utils.transformers_weight_conversion",),
@@ -82,7 +82,7 @@ PATCH = Patch(
         "https://github.com/huggingface/peft/blob/v0.19.1/src/peft/utils/transformers_weight_conversion.py#L268",
         "https://github.com/huggingface/transformers/blob/v5.6.0/src/transformers/core_model_loading.py#L604",
     ),
-    measures="converters for an adapter of Mixtral's experts (expected: 4)",
+    measures="converters that peft creates for an adapter of Mixtral's experts (expected: 4)",
     probe=probe,
     repair=repair,
     canary=canary,

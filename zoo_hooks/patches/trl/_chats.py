@@ -1,8 +1,8 @@
-"""Trainers of trl that take the tokens of a chat for a list, which transformers 5 returns in a dictionary.
+"""Trainers of trl that expect the token ids of a chat as a list, where transformers 5 returns a dictionary.
 
-From 5.0.0 ``apply_chat_template`` of tokenizers has ``return_dict=True`` as its default. While a dataset is
-prepared, the trainer's tokenizer is one whose default is still False. Calls that name it, and calls for text,
-are as before; and datasets does not find what was tokenised in the other way in its cache.
+From 5.0.0 on, ``apply_chat_template`` of tokenizers has ``return_dict=True`` as its default. While a trainer
+prepares a dataset, it gets a tokenizer whose default is still False. Calls that pass ``return_dict``, and
+calls for text, work as before. datasets does not reuse a cached dataset that was tokenized in the other way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def probe(trainer: Any) -> Verdict:
 
 
 def _asked(code: CodeType) -> Iterator[bool]:
-    """For each call for a chat's tokens, also of functions inside, whether it says how to return them."""
+    """For each call of apply_chat_template, also in inner functions: whether it passes return_dict."""
     calls: list[bool] = []
     for one in dis.get_instructions(code):
         if one.argval == "apply_chat_template" and one.opname in ("LOAD_ATTR", "LOAD_METHOD"):

@@ -18,7 +18,7 @@ WANTED = ["c d", "d e"] * 2
 
 @contextlib.contextmanager
 def mended(patch: Patch) -> Iterator[None]:
-    """Another patch's bug is repaired in the block, so that the figure is that of one bug alone."""
+    """Repair another patch's bug inside the block, so that the figure shows one bug alone."""
     changes = Changes()
     target = import_module(patch.targets[0])
     if patch.probe(target) is Verdict.AFFECTED:
@@ -43,7 +43,7 @@ def model(kind: str = "LlamaForCausalLM", **more: Any) -> Any:
 
 
 def tokenizer() -> Any:
-    """One that knows the letters."""
+    """A tokenizer whose words are the letters of the alphabet."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -55,14 +55,14 @@ def tokenizer() -> Any:
 
 
 def loss(method: str, rows: dict[str, Any], *models: Any, **more: Any) -> float:
-    """Loss of one step of a trainer of trl, named by its method."""
+    """Loss of one step of a trainer of trl; ``method`` is its name, such as DPO."""
     with trainer(method, rows, *models, **more) as made:
         made.train()
         return float(made.state.log_history[0]["loss"])
 
 
 def batch(method: str, rows: dict[str, Any], *models: Any, **more: Any) -> Any:
-    """The first batch of a trainer of trl, whose tokenizer puts a chat's messages one after the other."""
+    """First batch of a trainer of trl, whose chat template joins the messages of a chat."""
     processing_class = tokenizer()
     processing_class.chat_template = "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}"
     with trainer(method, rows, *models, processing_class=processing_class, **more) as made:
@@ -78,7 +78,7 @@ def trainer(
     args: Any = None,
     **more: Any,
 ) -> Iterator[Any]:
-    """A trainer of trl, named by its method; for one step of two rows, unless arguments say otherwise."""
+    """A trainer of trl by its ``method``, for one step of two rows unless the arguments say otherwise."""
     import trl
     from datasets import Dataset
 
@@ -94,19 +94,19 @@ def trainer(
 
 
 def dpo_loss() -> float:
-    """Loss of a DPO step of a model against itself."""
+    """Loss of a DPO step with identical policy and reference models."""
     rows = {"prompt": PROMPTS, "chosen": WANTED, "rejected": ["x y", "z z"] * 2}
     return loss("DPO", rows, model(), model())
 
 
 def kto_loss() -> float:
-    """Loss of a KTO step of a model against itself."""
+    """Loss of a KTO step with identical policy and reference models."""
     rows = {"prompt": PROMPTS, "completion": WANTED, "label": [True, False] * 2}
     return loss("KTO", rows, model(), model())
 
 
 def constrained(regex: str) -> tuple[Any, Any]:
-    """The constraint, and the sampling parameters with it, that TRL makes for vLLM."""
+    """The constraint that trl creates for vLLM, and the sampling parameters that contain it."""
     from zoo_hooks.patches.trl import availability_flags
 
     vllm = import_module("vllm.sampling_params")

@@ -1,22 +1,24 @@
-"""trl takes every optional package for installed.
+"""trl treats every optional package as installed with transformers 5.3 and later.
 
 Symptom
 -------
 ``from trl import GRPOTrainer`` raises ``ModuleNotFoundError: No module named 'vllm'`` (or ``'mergekit'``,
-``'weave'``, ``'llm_blender'``), wrapped in a RuntimeError up to trl 0.26. DPO, RLOO and Online DPO do the
-same. ``is_vllm_available()`` answers ``(False, None)``, which is true.
+``'weave'``, ``'llm_blender'``). Up to trl 0.26 the error is wrapped in a RuntimeError. DPO, RLOO and Online
+DPO fail in the same way. ``is_vllm_available()`` returns ``(False, None)``, which is truthy.
 
 Cause
 -----
-From transformers 5.3.0 ``_is_package_available``, which is private, returns a pair also where no version was
-asked for. trl keeps its answers as flags up to 0.26, and asks it each time in 0.27 and 0.28. From 0.29 it
-has a function of its own.
+From transformers 5.3.0 on, its private function ``_is_package_available`` returns a pair even if no version
+was asked for. trl up to 0.26 keeps the results as flags, and trl 0.27 and 0.28 call the function each time.
+From 0.29 on, trl has its own function.
 
 Repair
 ------
-In ``trl.import_utils`` alone that function answers with a bool where no version is asked for, and the flags
-that hold a pair get its first half. transformers keeps its own function. Not covered is what trl 0.27 and
-0.28 do while they load: they set ``VLLM_LOGGING_LEVEL`` also where there is no vLLM.
+In ``trl.import_utils`` alone, the function returns a bool if no version is asked for. Flags that hold a
+pair get the first element of it. The function in transformers is not changed.
+
+zoo-hooks does not repair one effect in trl 0.27 and 0.28: at import, they set ``VLLM_LOGGING_LEVEL`` even
+if vLLM is not installed.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def _questions(module: ModuleType) -> dict[str, FunctionType]:
 
 PATCH = Patch(
     module=__name__,
-    title="trl takes every optional package for installed",
+    title="trl treats every optional package as installed",
     severity="crash",
     symptoms=(
         "No module named 'vllm' @ trl",
@@ -100,7 +102,7 @@ PATCH = Patch(
         "https://github.com/modelscope/ms-swift/pull/9770",
         "https://github.com/MakazhanAlpamys/Soup/issues/502",
     ),
-    measures="is_..._available() that do not answer with a bool (expected: 0)",
+    measures="is_..._available() functions of trl that do not return a bool (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

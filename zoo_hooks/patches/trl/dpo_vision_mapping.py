@@ -1,4 +1,4 @@
-"""trl's DPO trainer imports a table that transformers 5 no longer has.
+"""trl's DPO trainer imports a mapping that transformers 5 has removed.
 
 Symptom
 -------
@@ -7,13 +7,14 @@ Symptom
 
 Cause
 -----
-transformers 5.0.0 dropped the table of Vision2Seq models for that of image-text-to-text models. trl asks the
-old one up to 0.22, and the new one from 0.23, for whether a model is one that sees.
+transformers 5.0.0 removed the mapping of Vision2Seq models in favor of the mapping of image-text-to-text
+models. trl uses the mapping to recognize vision models: the old one up to 0.22, and the new one from 0.23
+on.
 
 Repair
 ------
-While the body of the DPO trainer's module runs, and no longer, the old name is there and stands for the new
-table. The trainer then knows the models that trl 0.23 knows, Gemma 3 among them.
+While the module of the DPO trainer is imported, the old name exists and refers to the new mapping. The name
+is removed afterwards. The trainer then recognizes the same vision models as trl 0.23, including Gemma 3.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="trl's DPO trainer imports a table that transformers 5 no longer has",
+    title="trl's DPO trainer imports a mapping that transformers 5 has removed",
     severity="crash",
     symptoms=("'MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES' from 'transformers.models.auto.modeling_auto' @ trl",),
     targets=("trl.trainer.dpo_trainer",),
@@ -65,7 +66,7 @@ PATCH = Patch(
         "https://github.com/modelscope/ms-swift/issues/9343",
         "https://github.com/huggingface/trl/pull/4049",
     ),
-    measures="loss of a DPO step of a model against itself (expected: 0.6931)",
+    measures="loss of one DPO step with identical policy and reference models (expected: 0.6931)",
     probe=probe,
     repair=repair,
     canary=canary,

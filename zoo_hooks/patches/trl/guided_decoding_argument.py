@@ -1,24 +1,28 @@
-"""TRL up to 0.26 hands vLLM an argument, guided_decoding, that vLLM 0.12 no longer takes.
+"""trl up to 0.26 passes the argument guided_decoding, which vLLM 0.12 and later reject.
 
 Symptom
 -------
-With vLLM in the same process each generation step of GRPO and RLOO, and each request to ``trl vllm-serve``,
-raises ``TypeError: Unexpected keyword argument 'guided_decoding'``, also where nothing guides; Online DPO
-raises it where a pattern is given. It is seen once the import works (``vllm/guided-decoding-params``). TRL
-0.24 to 0.26 then raise the same for ``truncate_prompt_tokens`` beside vLLM from 0.17.0.
+With vLLM in the same process, each generation step of GRPO and RLOO raises
+``TypeError: Unexpected keyword argument 'guided_decoding'``. So does each request to ``trl vllm-serve``.
+Both raise even without guided decoding. Online DPO raises if a pattern is given.
+
+This error appears only if trl can be imported (see ``vllm/guided-decoding-params``). Behind it, trl 0.24 to
+0.26 raise the same error for ``truncate_prompt_tokens`` with vLLM from 0.17.0.
 
 Cause
 -----
-vLLM 0.11 renamed the argument of ``SamplingParams`` to ``structured_outputs``; 0.12.0 dropped the old name.
-TRL up to 0.26 passes the old one, mostly also where there is no pattern, as None. From vLLM 0.17 the length
-to which prompts are cut is an argument of ``LLM.generate`` and ``LLM.chat``.
+vLLM 0.11 renamed this argument of ``SamplingParams`` to ``structured_outputs``, and 0.12.0 removed the old
+name. trl up to 0.26 passes the old name. It mostly does so even if there is no pattern, with None as the
+value. From vLLM 0.17 on, the maximum length of prompts is an argument of ``LLM.generate`` and ``LLM.chat``.
 
 Repair
 ------
-In the modules of TRL that do so ``SamplingParams`` passes the argument on under its new name. vLLM's own
-class is as it was, and its objects are made. A ``structured_outputs`` among the ``generation_kwargs`` is
-kept. The length travels in ``extra_args``, which vLLM leaves to others, to the ``LLM`` that the module makes,
-whose two methods pass it on.
+In the affected modules of trl, ``SamplingParams`` passes the argument on under its new name. It still
+creates objects of vLLM's own class, and that class is not changed. A ``structured_outputs`` in
+``generation_kwargs`` is kept.
+
+The maximum length is stored in ``extra_args``, a field that vLLM itself does not use. The ``LLM`` that the
+module creates reads it there: its ``generate`` and ``chat`` pass it on.
 """
 
 from __future__ import annotations
@@ -93,7 +97,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="TRL up to 0.26 hands vLLM an argument, guided_decoding, that vLLM 0.12 no longer takes",
+    title="trl up to 0.26 passes vLLM the argument guided_decoding, which vLLM 0.12 has removed",
     severity="crash",
     symptoms=(
         "Unexpected keyword argument 'guided_decoding' @ trl",
@@ -114,7 +118,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/pull/4117",
         "https://github.com/vllm-project/vllm/pull/29326",
     ),
-    measures="the pattern in the sampling parameters that TRL makes (expected: a+)",
+    measures="pattern in the sampling parameters that trl creates (expected: a+)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -6,13 +6,13 @@ The first step of ``RewardTrainer`` on chats raises ``RuntimeError: Could not in
 
 Cause
 -----
-The trainer takes what ``apply_chat_template`` returns for the tokens of a chat. From transformers 5.0.0 on
-that is a dictionary.
+The trainer uses the result of ``apply_chat_template`` as the token ids of a chat. From transformers 5.0.0
+on, the result is a dictionary.
 
 Repair
 ------
-While the trainer prepares its data, tokens of a chat are a list again. trl 0.25 takes them from the
-dictionary.
+While the trainer prepares its data, ``apply_chat_template`` returns a list of token ids again. trl 0.25
+reads the token ids from the dictionary.
 """
 
 from __future__ import annotations

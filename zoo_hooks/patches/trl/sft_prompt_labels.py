@@ -1,21 +1,21 @@
-"""trl's SFT trainer also trains on the prompt, of chats in two columns, with transformers 5.
+"""trl's SFT trainer also trains on the prompts of prompt-completion chats with transformers 5.
 
 Symptom
 -------
-``SFTTrainer`` on chats with ``prompt`` and ``completion`` masks the first two tokens of each row and trains
-on the rest of the prompt, with no error. All that is seen is the warning ``Mismatch between tokenized prompt
-and the start of tokenized prompt+completion``, at each row. trl 0.19 raises ``Could not infer dtype of
-dict``.
+For chats in the columns ``prompt`` and ``completion``, ``SFTTrainer`` masks only the first two tokens of
+each row. It trains on the rest of the prompt, and raises no error. The only sign is the warning
+``Mismatch between tokenized prompt and the start of tokenized prompt+completion``, once per row. trl 0.19
+raises ``Could not infer dtype of dict`` instead.
 
 Cause
 -----
-The trainer masks as many tokens as ``apply_chat_template`` returns for the prompt. From transformers 5.0.0 on
-that is a dictionary, whose length is 2.
+The trainer masks as many tokens as ``apply_chat_template`` returns for the prompt. From transformers 5.0.0
+on, the result is a dictionary, and its length is 2.
 
 Repair
 ------
-While the trainer prepares its data, tokens of a chat are a list again where it does not ask for a dictionary,
-as trl 0.27.1 asks for.
+While the trainer prepares its data, ``apply_chat_template`` returns a list of token ids again, unless the
+trainer asks for a dictionary. trl 0.27.1 asks for one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="trl's SFT trainer also trains on the prompt, of chats in two columns",
+    title="trl's SFT trainer also trains on the prompts of prompt-completion chats",
     severity="silent wrong result",
     symptoms=(
         "Mismatch between tokenized prompt and the start of tokenized prompt+completion",
@@ -63,7 +63,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/pull/4880",
         "https://github.com/huggingface/transformers/pull/41626",
     ),
-    measures="tokens of a prompt of five that are trained on (expected: 0)",
+    measures="prompt tokens that are trained on, of five (expected: 0)",
     probe=probe,
     repair=repair,
     canary=canary,

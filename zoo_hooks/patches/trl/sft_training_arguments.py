@@ -6,12 +6,13 @@ Symptom
 
 Cause
 -----
-To make an ``SFTConfig`` of them, the trainer removes a deprecated argument from a dictionary of all.
-transformers 5.0.0 dropped that argument.
+The trainer converts ``TrainingArguments`` to an ``SFTConfig``. For this it removes a deprecated argument
+from the dictionary of all arguments. transformers 5.0.0 removed that argument.
 
 Repair
 ------
-The trainer is handed the ``SFTConfig`` that it would have made, as trl 0.27.2 makes it.
+zoo-hooks passes the trainer the ``SFTConfig`` that the trainer would have created. It is created as in trl
+0.27.2.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/pull/4942",
         "https://github.com/huggingface/trl/pull/4691",
     ),
-    measures="config that the trainer makes of arguments for 7 steps (expected: SFTConfig of 7 steps)",
+    measures="config that the trainer creates from arguments for 7 steps (expected: SFTConfig of 7 steps)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,22 +1,24 @@
-"""trl's trainers cannot be imported beside a vLLM that is installed but cannot be loaded.
+"""trl's trainers cannot be imported if vLLM is installed but cannot be loaded.
 
 Symptom
 -------
-Where vLLM was built for another torch or CUDA, ``from trl import GRPOTrainer``, RLOO and others end in
-vLLM's error, as ``ImportError: ... undefined symbol``, though nobody generates with it
-(``use_vllm=False``).
+If vLLM was built for another torch or CUDA, ``from trl import GRPOTrainer`` raises vLLM's error, for
+example ``ImportError: ... undefined symbol``. RLOO and other trainers fail in the same way. This happens
+even if vLLM is not used for generation (``use_vllm=False``).
 
 Cause
 -----
-``is_vllm_available`` says whether it is installed. The modules of these trainers ask that and import vLLM
-in the next line.
+``is_vllm_available`` only reports whether vLLM is installed. The modules of these trainers call it, and
+import vLLM in the next line.
 
 Repair
 ------
-Where a module asks and is about to import vLLM, it is imported there and then. If that fails, the answer is
-False from then on, which is told once in a warning with the error. So trainers that do not use it are
-there. Who names it, by ``use_vllm=True`` or by a client, gets its own error. Nothing is loaded for those
-who only ask, and vLLM itself is not touched.
+If a module that calls ``is_vllm_available`` is about to import vLLM, zoo-hooks imports vLLM at that point.
+If the import fails, the answer is False from then on, and a warning with the error is logged once. Trainers
+can then be imported and used without vLLM.
+
+Code that asks for vLLM by name, with ``use_vllm=True`` or with a client, gets the error of the failed
+import. Nothing is imported for code that only asks. vLLM itself is not changed.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="trl's trainers cannot be imported beside a vLLM that is installed but cannot be loaded",
+    title="trl's trainers cannot be imported if vLLM is installed but cannot be loaded",
     severity="crash",
     guard=True,
     symptoms=("undefined symbol @ trl @ vllm",),
@@ -54,7 +56,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_client.py#L42",
         "https://github.com/huggingface/trl/blob/v1.16.0/trl/import_utils.py",
     ),
-    measures="what importing GRPOTrainer with such a vLLM gives (expected: imported)",
+    measures="result of importing GRPOTrainer with a broken vLLM (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,

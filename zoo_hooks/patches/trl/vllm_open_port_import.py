@@ -1,18 +1,18 @@
-"""TRL up to 0.27 imports vLLM's get_open_port from where vLLM 0.14 no longer has it.
+"""trl up to 0.27 imports get_open_port from a place where vLLM 0.14 no longer has it.
 
 Symptom
 -------
-``trl vllm-serve``, and any import of ``trl.scripts.vllm_serve``, raises ``ImportError: cannot import name
-'get_open_port' from 'vllm.utils'``.
+``trl vllm-serve``, and any import of ``trl.scripts.vllm_serve``, raises
+``ImportError: cannot import name 'get_open_port' from 'vllm.utils'``.
 
 Cause
 -----
-vLLM moved the function into ``vllm.utils.network_utils``. The old place answered with a warning up to 0.13.
-TRL asks for the release from 0.28.
+vLLM moved the function to ``vllm.utils.network_utils``. Up to vLLM 0.13, the old place still worked, with a
+warning. trl checks the release of vLLM from 0.28 on.
 
 Repair
 ------
-While the body of TRL's module runs, and no longer, ``vllm.utils`` has the function.
+While ``trl.scripts.vllm_serve`` is imported, and only then, ``vllm.utils`` has the function.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="TRL up to 0.27 imports vLLM's get_open_port from where vLLM 0.14 no longer has it",
+    title="trl up to 0.27 imports get_open_port from vllm.utils, where vLLM 0.14 no longer has it",
     severity="crash",
     symptoms=("cannot import name 'get_open_port' from 'vllm.utils' @ trl",),
     targets=("trl.scripts.vllm_serve",),
@@ -70,7 +70,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/blob/v0.26.2/trl/scripts/vllm_serve.py#L63",
         "https://github.com/vllm-project/vllm/blob/v0.13.0/vllm/utils/__init__.py",
     ),
-    measures="what importing the module of trl vllm-serve gives (expected: trl.scripts.vllm_serve is there)",
+    measures="result of importing the module of trl vllm-serve (expected: trl.scripts.vllm_serve is there)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,19 +1,21 @@
-"""TRL 0.26 imports a module of vLLM, transformers_utils.tokenizer, that vLLM 0.22 no longer has.
+"""trl 0.26 cannot be imported with vLLM 0.22 and later, which have removed transformers_utils.tokenizer.
 
 Symptom
 -------
-``import trl`` raises ``ModuleNotFoundError: No module named 'vllm.transformers_utils.tokenizer'`` as soon as
-vLLM is installed.
+``import trl`` raises ``ModuleNotFoundError: No module named 'vllm.transformers_utils.tokenizer'`` if vLLM
+is installed.
 
 Cause
 -----
-TRL 0.26 puts a function of its own into that module, which vLLM needed with transformers 5 up to 0.11. vLLM
-has had its own repair since 0.12, and has not had the module since 0.22. TRL asks for the release from 0.27.
+trl 0.26 writes a function of its own into that module of vLLM. vLLM up to 0.11 needed this with
+transformers 5. vLLM has had its own fix since 0.12, and removed the module in 0.22. trl checks the release
+of vLLM from 0.27 on.
 
 Repair
 ------
-While TRL's body runs, and no longer, an empty module stands there for what TRL writes. vLLM is imported a
-moment earlier than by TRL, so its log level is the user's or its own, not the ERROR that TRL sets.
+While trl is imported, an empty module takes the place of the missing one, so that trl can write to it. The
+empty module is removed afterwards. vLLM is imported a moment earlier than by trl. Its log level is
+therefore the user's or vLLM's own, not the ERROR that trl sets.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="TRL 0.26 imports a module of vLLM, transformers_utils.tokenizer, that vLLM 0.22 no longer has",
+    title="trl 0.26 imports vllm.transformers_utils.tokenizer, which vLLM 0.22 has removed",
     severity="crash",
     symptoms=("No module named 'vllm.transformers_utils.tokenizer' @ trl",),
     targets=("trl",),
@@ -67,7 +69,7 @@ PATCH = Patch(
         "https://github.com/huggingface/trl/blob/v0.26.2/trl/__init__.py#L228",
         "https://github.com/vllm-project/vllm/pull/29686",
     ),
-    measures="what importing trl gives (expected: SFTConfig is there)",
+    measures="result of importing trl (expected: SFTConfig is there)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,19 +1,20 @@
-"""trl's trainers write to a dictionary that models of transformers no longer have.
+"""trl's trainers write to a dictionary, warnings_issued, that models of transformers no longer have.
 
 Symptom
 -------
-``GRPOTrainer(...)``, and DPO, RLOO, Online DPO, KTO, CPO, ORPO, BCO and the older reward trainer, raise
-``AttributeError: 'LlamaForCausalLM' object has no attribute 'warnings_issued'``.
+``GRPOTrainer(...)`` raises
+``AttributeError: 'LlamaForCausalLM' object has no attribute 'warnings_issued'``. DPO, RLOO, Online DPO,
+KTO, CPO, ORPO, BCO and the older reward trainer raise the same error.
 
 Cause
 -----
-Up to transformers 5.0.0 each model had an empty dictionary of that name; 5.1.0 dropped it. Up to 0.26 trl
-writes to it without a look whether it is there.
+Up to transformers 5.0.0, each model had an empty dictionary of that name. transformers 5.1.0 removed it.
+trl up to 0.26 writes to the dictionary without checking that it exists.
 
 Repair
 ------
-As soon as what all trainers share is imported, ``PreTrainedModel`` makes that dictionary for a model the
-first time that it is asked for. A model that has one of its own keeps it.
+When the module that all trainers share is imported, ``PreTrainedModel`` gets the attribute back. A model
+creates its dictionary on first access. A model that has its own dictionary keeps it.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="trl's trainers write to a dictionary that models of transformers no longer have",
+    title="trl's trainers write to warnings_issued, which models of transformers no longer have",
     severity="crash",
     symptoms=("object has no attribute 'warnings_issued' @ trl",),
     targets=("trl.trainer.utils",),
     affects=("trl>=0.16.1,<0.27.2", "transformers>=5.1.0"),
     links=("https://github.com/unslothai/unsloth/pull/7854",),
-    measures="loss of a KTO step of a model against itself (expected: 0.5)",
+    measures="loss of one KTO step with identical policy and reference models (expected: 0.5)",
     probe=probe,
     repair=repair,
     canary=canary,
