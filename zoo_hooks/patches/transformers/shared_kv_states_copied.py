@@ -110,6 +110,8 @@ PATCH = Patch(
     title="Shared K/V are lost when FSDP2 or accelerate copies the dictionary that holds them",
     severity="crash",
     symptoms=(
+        # the first releases have the number of a layer as key: 13 or 14 in E2B, 22 or 23 in E4B
+        *(f"KeyError: {layer} @ modeling_gemma4" for layer in (0, 13, 14, 22, 23)),
         "sliding_attention @ modeling_gemma4",
         "full_attention @ modeling_gemma4",
         "sliding_attention @ modeling_gemma3n",
