@@ -1,9 +1,9 @@
-"""With transformers from 5.24 on, K/V are not quantised although the checkpoint has a ``kv_cache_scheme``.
+"""With transformers from 5.24 on, K/V are not quantized although the checkpoint has a ``kv_cache_scheme``.
 
 Symptom
 -------
 A model gets a ``kv_cache_scheme`` from its checkpoint or from ``apply_quantization_config``, but its K/V
-are not quantised. There is no error. The model has no ``k_scale``, and its logits equal those of the model
+are not quantized. There is no error. The model has no ``k_scale``, and its logits equal those of the model
 without the scheme. Before compressed-tensors 0.18, the scales exist and are not used. A scheme for
 attention is ignored too.
 
@@ -114,7 +114,7 @@ def canary() -> Figure:
     from zoo_hooks.patches import _tiny
 
     if KV_CACHE not in sys.modules:
-        return Figure("this release quantises none in a forward pass", healthy=True)
+        return Figure("this release quantizes none in a forward pass", healthy=True)
     model = _tiny.llama()
     text = torch.tensor([[1, 2, 3, 4]])
     with torch.no_grad():
@@ -131,7 +131,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="compressed-tensors does not quantise K/V despite a kv_cache_scheme",
+    title="compressed-tensors does not quantize K/V despite a kv_cache_scheme",
     severity="silent wrong result",
     targets=(INITIALIZE,),  # the last of the two that is loaded
     affects=("compressed-tensors>=0.13.0", "transformers>=5.24.0"),
@@ -139,7 +139,7 @@ PATCH = Patch(
         "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/quantization/lifecycle/initialize.py#L165",
         "https://github.com/vllm-project/compressed-tensors/blob/0.20.1/src/compressed_tensors/modeling/kvcache.py#L121",
     ),
-    measures="largest change of the logits when K/V are quantised to 4 bits (expected: not 0)",
+    measures="largest change of the logits when K/V are quantized to 4 bits (expected: not 0)",
     probe=probe,
     repair=repair,
     canary=canary,

@@ -1,4 +1,4 @@
-"""What the patches share of models that cast to the dtype of a weight, which is of whole numbers once packed.
+"""What the patches share of models that cast to the dtype of a weight, which is of integers once packed.
 
 Packed by bitsandbytes to 4 bits it is of uint8, to 8 bits of int8. That is how it is stored and not what its
 layer computes in.
@@ -18,7 +18,7 @@ from zoo_hooks.model import Figure, Verdict
 from zoo_hooks.patches.transformers import _packed
 
 HEALTHY = 0.4
-"""A relative error above what packing to 4 bits brings by itself, and below that of whole numbers."""
+"""A relative error above what packing to 4 bits brings by itself, and below that of integers."""
 
 
 class _Reached(Exception):

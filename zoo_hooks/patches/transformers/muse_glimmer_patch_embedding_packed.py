@@ -59,7 +59,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Muse Glimmer quantized to 4 or 8 bits casts pixels to whole numbers",
+    title="Muse Glimmer quantized to 4 or 8 bits casts its pixels to integers",
     severity="silent wrong result",
     targets=("transformers.models.muse_glimmer.modeling_muse_glimmer",),
     affects=("transformers>=5.15.0", "bitsandbytes>=0.46.1"),

@@ -57,7 +57,7 @@ def canary() -> Figure:
 
 PATCH = Patch(
     module=__name__,
-    title="Muse Spark quantized to 4 or 8 bits casts pixels to whole numbers",
+    title="Muse Spark quantized to 4 or 8 bits casts its pixels to integers",
     severity="silent wrong result",
     targets=("transformers.models.muse_spark.modeling_muse_spark",),
     affects=("transformers>=5.20.0", "bitsandbytes>=0.46.1"),

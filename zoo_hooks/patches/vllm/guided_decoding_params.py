@@ -85,7 +85,7 @@ def _none_where_empty(new: Any) -> Any:
 
 PATCH = Patch(
     module=__name__,
-    title="TRL up to 0.26 imports vLLM's GuidedDecodingParams, which vLLM 0.12 removed",
+    title="trl up to 0.26 imports vLLM's GuidedDecodingParams, which vLLM 0.12 removed",
     severity="crash",
     symptoms=("cannot import name 'GuidedDecodingParams' from 'vllm.sampling_params' @ trl",),
     targets=("vllm.sampling_params",),
@@ -95,7 +95,7 @@ PATCH = Patch(
         "https://github.com/vllm-project/vllm/pull/29326",
         "https://github.com/huggingface/trl/pull/4797",
     ),
-    measures="pattern in the decoding constraint that TRL creates (expected: a+)",
+    measures="pattern in the decoding constraint that trl creates (expected: a+)",
     probe=probe,
     repair=repair,
     canary=canary,
