@@ -106,7 +106,8 @@ def test_the_sdist_holds_the_project(sdist: Path, tmp_path: Path):
     """The source archive is the package, its tests, docs, benchmarks and tools, and the files around them."""
     expected = tree(
         "zoo_hooks", "tests", "docs", "benchmarks", "atlas", "hooks.pth", "hooks.start", "pyproject.toml",
-        "tox.ini", "toxfile.py", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".gitignore",
+        "tox.ini", "toxfile.py", "hatch_build.py", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE",
+        ".gitignore",
     )  # fmt: skip
 
     root = unpack(sdist, tmp_path)
@@ -158,6 +159,34 @@ def test_the_metadata_carries_name_version_and_licence(metadata: email.message.M
     claimed = {c.rpartition(" ")[2] for c in metadata.get_all("Classifier") if re.search(r":: 3\.\d+$", c)}
     assert claimed == {"3.10", "3.11", "3.12", "3.13", "3.14"}
     assert SpecifierSet(metadata["Requires-Python"]).contains("3.10.0")
+
+
+ADDRESS = "https://example.org/zoo"
+
+
+@pytest.mark.parametrize("address", ["", ADDRESS, f"{ADDRESS}/"])
+def test_all_links_are_made_of_one_address(address: str, sdist: Path, tmp_path: Path):
+    """URLs, and the README's links to files, which lead nowhere on an index as they lie; none without it."""
+    source = unpack(sdist, tmp_path / "source")
+    settings = source / "pyproject.toml"
+    text = settings.read_text(encoding="utf-8")
+    assert text.count('address = ""') == 1
+    settings.write_text(text.replace('address = ""', f'address = "{address}"'), encoding="utf-8")
+    made = build(source, "wheel", tmp_path / "made")
+    metadata = email.message_from_bytes(read_wheel(made)[f"{INFO}/METADATA"])
+    urls = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))
+    linked = re.findall(r"\]\((.*?)\)", str(metadata.get_payload()))
+    files = [
+        link.removeprefix(f"{ADDRESS}/blob/main/") for link in linked if ":" not in link or ADDRESS in link
+    ]
+    assert "CHANGELOG.md" in files
+    assert all((source / file).is_file() for file in files)
+    if address:
+        assert urls.keys() == {"Source", "Issues", "Documentation", "Changelog"}
+        assert all(url.startswith(ADDRESS) and "//" not in url[8:] for url in [*urls.values()])
+        assert all(link.startswith("https://") for link in linked)
+    else:
+        assert not urls
 
 
 def test_three_libraries_are_required_and_upstreams_only_by_extras(metadata: email.message.Message):
