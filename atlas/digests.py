@@ -22,7 +22,7 @@ TOLD = ("title", "affects", "links", "measures", "severity", "symptoms", "guard"
 def digests(folder: Path = PATCHES) -> dict[str, str]:
     """Twelve hexadecimal digits by the id of each patch: of its module, and of the helpers that it imports.
 
-    Docstrings, and fields of the record that only people read, do not count.
+    Docstrings, those of names too, and fields of the record that only people read do not count.
     """
     found = {}
     for file in sorted(folder.glob("*/[!_]*.py")):
@@ -49,8 +49,8 @@ def _code(file: Path) -> Iterator[str]:
     source = file.read_text(encoding="utf-8")
     told: set[int] = set()
     for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            told.update(_lines(node.body[0]))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring, of a name too
+            told.update(_lines(node))
         elif isinstance(node, ast.keyword) and node.arg in TOLD:
             told.update(_lines(node))
     for number, line in enumerate(source.splitlines(), 1):
