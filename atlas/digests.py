@@ -49,9 +49,9 @@ def _code(file: Path) -> Iterator[str]:
     source = file.read_text(encoding="utf-8")
     told: set[int] = set()
     for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring, of a name too
-            told.update(_lines(node))
-        elif isinstance(node, ast.keyword) and node.arg in TOLD:
+        if (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) or (
+            isinstance(node, ast.keyword) and node.arg in TOLD
+        ):  # a docstring, of a name too
             told.update(_lines(node))
     for number, line in enumerate(source.splitlines(), 1):
         if number not in told and line.strip():
