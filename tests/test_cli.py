@@ -303,7 +303,7 @@ def test_list_and_show_give_the_record(run):
     shown = run("show", "bug").stdout
     for part in (
         "https://example.org/1",
-        "here: fake 1.5: affected; the hooks repair it",
+        "here: fake 1.5: affected; zoo-hooks repairs it",
         "Symptom\n-------",
         "Repair\n------",
     ):
@@ -372,7 +372,7 @@ def test_a_canary_that_kills_its_child_loses_only_itself(run, zoo):
     zoo.patch("fake.core", "a_deadly_one", deadly.replace("fake.core", "fake.other"))
     zoo.module("fake.other")
     rows = {row["id"]: row for row in json.loads(run("verify", "--json").stdout)["patches"]}
-    assert rows["fake/a-deadly-one"]["with"] == "the child died: exit status 9"
+    assert rows["fake/a-deadly-one"]["with"] == "the process died: exit status 9"
     assert rows["fake/a-deadly-one"]["result"] == "DOES NOT HOLD"
     assert rows["fake/bug"]["result"] == "repaired"
 
@@ -422,7 +422,7 @@ def test_env_is_a_block_for_an_issue(run):
 def test_doctor_says_whether_a_python_is_repaired_and_why_not(run, tmp_path):
     """This one, one that has no zoo-hooks, one that is none."""
     done = run("doctor")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "this Python: the hooks are active")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "this Python: zoo-hooks is active")
     assert "sitecustomize.py" in done.stdout
     off = run("doctor", ZOO_HOOKS="0")
     assert off.returncode == 1

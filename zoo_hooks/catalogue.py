@@ -23,7 +23,7 @@ _kept: dict[str, ModuleType] = {}
 
 
 class UnknownPatch(LookupError):
-    """No patch has this id, or several have; the message names them, those that come near it, or all."""
+    """No patch has this id, or several match it. The message names these, the nearest ids, or all ids."""
 
 
 def upstreams() -> tuple[str, ...]:
@@ -111,11 +111,11 @@ def named(word: str) -> list[str]:
     known = list(ids())
     exact = [one for one in known if fnmatchcase(one, f"{place}/{bug}")]
     if len(exact) > 1 and not slash and "*" not in bug:
-        raise UnknownPatch(f"{word!r} is short for several: {', '.join(exact)}")
+        raise UnknownPatch(f"{word!r} matches several patches: {', '.join(exact)}")
     found = exact or [one for one in known if fnmatchcase(one, f"{place}/{bug}-*")]
     if not found:
         near = nearest(word)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"all ids: {', '.join(sorted(known))}"
         raise UnknownPatch(f"no patch is called {word!r}; {hint}")
     return found
 

@@ -16,7 +16,7 @@ _EMPTY = CellType()
 
 
 class CannotRevert(RuntimeError):
-    """A change has been changed again by somebody else, so nothing was undone."""
+    """Other code has changed the place of a repair since, so nothing was undone."""
 
 
 class Place:

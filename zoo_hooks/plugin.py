@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: "Any") -> None:
     """Add the option to pytest's."""
     parser.getgroup("zoo-hooks").addoption(
-        "--zoo-hooks-off", action="store_true", help="repair nothing in this run, as with ZOO_HOOKS=0"
+        "--zoo-hooks-off", action="store_true", help="run without any repair, as with ZOO_HOOKS=0"
     )
 
 

@@ -40,7 +40,7 @@ WORDS = {
     "SKIPPED": "switched off",
     "PENDING": "not imported",
 }
-"""Statuses in a sentence; the first three are always told."""
+"""Statuses in a sentence; the first three are always shown."""
 ALWAYS = 3
 ATTENTION = ("FAILED", "UNKNOWN", "OVERWRITTEN")
 ACTIVE = ("APPLIED", "DRY_RUN")

@@ -42,13 +42,13 @@ class Judgement(NamedTuple):
     def basis(self) -> str:
         """What the answer rests on where these releases were not measured; else empty."""
         if self.seen is None:
-            return "by its claim: never measured"
+            return "by its declared releases; never measured"
         if not self.exact and (self.verdict in BUG) == (self.seen in BUG):
             return f"nearest measured: {words(self.measured)}"
         if not self.exact:
-            return f"by its claim; the nearest measured, {words(self.measured)}, is {self.seen}"
+            return f"by its declared releases; nearest measured: {words(self.measured)}, {self.seen}"
         others = " and ".join(f"{name} {self.releases[name]}" for name in self.claimed)
-        return f"by its claim: not measured with {others}" if others else ""
+        return f"by its declared releases; not measured with {others}" if others else ""
 
 
 class Finding(NamedTuple):
@@ -111,7 +111,7 @@ def audit(asked: Asked, measured: Atlas, trouble: str | None = None) -> Answer:
     """Judge a set of releases; ``trouble`` is why the hooks do nothing there at all."""
     answer = Answer(asked, notes=[*asked.notes, *_unmeasured(asked.versions, measured)])
     if any(pin.file for pin in asked.pins.values()) and "zoo-hooks" not in asked.pins:
-        answer.notes.append("zoo-hooks is not among these; it repairs only where it is installed")
+        answer.notes.append("zoo-hooks is not pinned here; it repairs only where it is installed")
     for patch in catalogue.everything():
         judgement = judge(patch, asked.versions, measured)
         if judgement and judgement.verdict in BUG:
@@ -122,7 +122,7 @@ def audit(asked: Asked, measured: Atlas, trouble: str | None = None) -> Answer:
             answer.others.append(judgement)
     answer.findings.sort(key=lambda one: (SEVERITIES.index(one.patch.severity), one.patch.id))
     unsure = [one.patch.id for one in answer.others if one.verdict == "UNKNOWN"]
-    answer.notes += [f"the probe could not tell, so the hooks do nothing: {one}" for one in unsure]
+    answer.notes += [f"the probe does not know this code, so zoo-hooks does nothing: {one}" for one in unsure]
     return answer
 
 
@@ -170,7 +170,7 @@ def _unmeasured(versions: dict[str, str], measured: Atlas) -> list[str]:
         there = measured.versions(name)
         if there and name != "python" and number(version) not in map(number, there):
             lines.append(
-                f"{name} {version} was never measured; the nearest that was is {nearest(version, there)}"
+                f"{name} {version} was never measured; the nearest measured is {nearest(version, there)}"
             )
     return [*lines, *conflicts(versions, measured)]
 

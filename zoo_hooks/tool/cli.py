@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="zoo-hooks",
-        description="Repairs of known bugs between ML libraries, made as those are imported.",
+        description="Repairs known bugs between ML libraries while they are imported.",
         epilog=f"ZOO_HOOKS: {settings.FORMS}. ZOO_HOOKS_STRICT=1: errors of a patch are raised.",
     )
     parser.add_argument("--version", action="version", version=zoo_hooks.__version__)
@@ -47,12 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
     state.add(commands)
     for run, name, does, ids in (
-        (_list, "list", "all patches: severity, bug, first release with it, releases without", "*"),
-        (_show, "show", "the case report of a patch", "+"),
+        (_list, "list", "list patches: severity, bug, first release with it, and what fixes it", "*"),
+        (_show, "show", "show the case report of a patch", "+"),
     ):
         command = commands.add_parser(name, help=does, description=does)
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        command.add_argument("ids", nargs=ids, metavar="ID", help="a patch's id, or several: peft, gemma4-*")
+        command.add_argument("ids", nargs=ids, metavar="ID", help="patch ids or patterns: peft, gemma4-*")
         if run is _list:
             command.add_argument("--upstream", action="append", default=[], metavar="NAME",
                                  help="only patches of this library")  # fmt: skip
@@ -118,10 +118,10 @@ def _conclusion(patch: Patch) -> str:
     if judgement is None:
         missing = [name for name in sorted(releases.claimed_upstreams(patch)) if not releases.version(name)]
         return (
-            f"not affected, for {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+            f"not affected: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
         )
     off = installation.start_up_trouble() or settings.read().refusal(patch.id)
-    found = f"affected; {off or 'the hooks repair it'}" if judgement.verdict in audit.BUG else "not affected"
+    found = f"affected; {off or 'zoo-hooks repairs it'}" if judgement.verdict in audit.BUG else "not affected"
     basis = f" ({judgement.basis})" if judgement.basis else ""
     return f"{atlas.words(judgement.releases)}: {found}{basis}"
 

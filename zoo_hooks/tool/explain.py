@@ -101,11 +101,11 @@ def why_not(patch: Patch, answer: Answer, trace: Trace) -> str:
     """Why the hooks did not repair a bug whose error was seen; by this environment, and by the frames."""
     elsewhere = _other_environment(trace)
     if elsewhere and not elsewhere.is_dir():
-        return f"it was raised in {elsewhere}, which is not on this machine; run zoo-hooks explain there"
+        return f"the error was raised in {elsewhere}, which is not on this machine; run the command there"
     if elsewhere and not (elsewhere / "zoo_hooks.pth").exists():
-        return f"not installed there: {elsewhere} has no zoo-hooks"
+        return f"zoo-hooks is not installed in {elsewhere}"
     if elsewhere and answer.asked.python is None:
-        return f"it was raised in {elsewhere}; name the interpreter of that with --python"
+        return f"the error was raised in {elsewhere}; pass the interpreter of that environment with --python"
     missing = sorted(
         name for name in claimed_upstreams(patch) if canonicalize_name(name) not in answer.asked.pins
     )
@@ -113,15 +113,15 @@ def why_not(patch: Patch, answer: Answer, trace: Trace) -> str:
         return f"it was raised elsewhere: {' and '.join(missing)} is not installed in {answer.asked.where}"
     finding = next((one for one in answer.findings if one.patch is patch), None)
     if finding is None:
-        return f"the releases of {answer.asked.where} do not have it; they were others then"
+        return f"the releases of {answer.asked.where} do not have this bug; others were installed then"
     return finding.trouble or _too_late(patch)
 
 
 def _too_late(patch: Patch) -> str:
     way = "restart it" if patch.when == "before" else "restart it, or call zoo_hooks.activate()"
     return (
-        f"too late, or off in that process: {patch.targets[0]} was imported before zoo-hooks could see it, "
-        f"as in a notebook whose kernel ran before the installation ({way}), or ZOO_HOOKS was set there"
+        f"{patch.targets[0]} was imported before zoo-hooks could see it, for example in a notebook whose "
+        f"kernel was running before zoo-hooks was installed ({way}), or ZOO_HOOKS was set in that process"
     )
 
 

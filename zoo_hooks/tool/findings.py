@@ -61,7 +61,7 @@ def _result(answer: Answer, finding: Finding, strict: bool) -> dict[str, Any]:  
 
 
 def _message(finding: Finding) -> str:
-    hooks = f"the hooks do not repair it: {finding.trouble}" if finding.trouble else "the hooks repair it"
+    hooks = f"zoo-hooks does not repair it: {finding.trouble}" if finding.trouble else "zoo-hooks repairs it"
     ends = " or ".join(fixed_in(finding.patch))
     basis = f" ({finding.judgement.basis})" if finding.judgement.basis else ""
     return f"{finding.patch.title}; {hooks}; fixed in {ends or 'no release yet'}{basis}"

@@ -17,7 +17,7 @@ import zoo_hooks
 def start_up_trouble() -> str | None:
     """Say why user code in this environment is not repaired by itself; None if it is."""
     if zoo_hooks.switched_off():
-        return "ZOO_HOOKS switches everything off in this shell"
+        return "ZOO_HOOKS switches zoo-hooks off in this shell"
     if zoo_hooks.installed():
         return None
     places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
@@ -26,16 +26,16 @@ def start_up_trouble() -> str | None:
         why = "Python was started with -S, so it reads no .pth files"
     elif not files:
         why = (
-            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
-            "zip files and copied packages have it where Python does not read it, or not at all"
+            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; after pip install --target, in "
+            "zip files and in copied packages it is missing, or lies where Python does not read it"
         )
     elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
         why = f"{files[0]} is there, but Python did not run it"
     else:
         why = f"{files[0]} has been overwritten"
     return (
-        f"user code is not repaired by itself: {why}. Reinstall zoo-hooks, or begin the script "
-        "with: import zoo_hooks; zoo_hooks.activate()"
+        f"zoo-hooks is not active at the start of Python: {why}. Reinstall zoo-hooks, or begin the "
+        "script with: import zoo_hooks; zoo_hooks.activate()"
     )
 
 
@@ -56,7 +56,7 @@ def damaged_files() -> list[str]:
         if not file.is_file():
             damaged.append(f"{file} is missing; reinstall zoo-hooks")
         elif _digest(file, method) != expected:
-            damaged.append(f"{file} is not as it was installed; reinstall zoo-hooks")
+            damaged.append(f"{file} was changed after the installation; reinstall zoo-hooks")
     return damaged
 
 

@@ -1,4 +1,4 @@
-"""The patches as records in the OSV format, for tools that read those: https://ossf.github.io/osv-schema."""
+"""Write the patches as records in the OSV format, for tools that read it: https://ossf.github.io/osv-schema."""
 
 from __future__ import annotations
 

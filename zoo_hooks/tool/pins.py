@@ -59,7 +59,7 @@ class Asked:
         try:
             public = Version(version).public  # without what says for which machine it was built
         except InvalidVersion:
-            raise Unreadable(f"{place(file, line)}{name} {version} is no version of Python's") from None
+            raise Unreadable(f"{place(file, line)}{name} {version} is not a valid version") from None
         there = self.pins.setdefault(name, Pin(public, file, line))
         if there.version != public:
             raise Unreadable(f"{place(file, line)}{name} is pinned to {public}, but also to {there.version}")
@@ -76,7 +76,7 @@ class Asked:
         try:
             return Marker(marker).evaluate({**self.markers, **more})
         except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName) as error:
-            why = str(error).partition("\n")[0] + ("; groups take packaging 25 or later" if more else "")
+            why = str(error).partition("\n")[0] + ("; groups need packaging 25 or later" if more else "")
             raise Unreadable(f"{where}the marker {marker!r} cannot be evaluated: {why}") from None
 
 
@@ -91,7 +91,7 @@ def parsed(word: str, where: str = "") -> Requirement:
         return Requirement(word)
     except InvalidRequirement as error:
         why = str(error).partition("\n")[0]
-        raise Unreadable(f"{where}{word!r} is no requirement: {why}") from None
+        raise Unreadable(f"{where}{word!r} is not a valid requirement: {why}") from None
 
 
 def only(requirement: Requirement) -> str | None:

@@ -70,7 +70,7 @@ class Set(NamedTuple):
 
     def __str__(self) -> str:
         pins = " ".join(f"{name}=={version}" for name, version in self.releases.items())
-        return pins + ("" if self.exact else "  (in part by the nearest releases that were measured)")
+        return pins + ("" if self.exact else "  (partly judged by the nearest measured releases)")
 
 
 def best(

@@ -95,7 +95,7 @@ def read(file: str, errors: str = "strict") -> str:
 def _word(new: Asked, requirement: Requirement) -> None:
     name = canonicalize_name(requirement.name)
     if name not in new.known:
-        new.notes.append(f"nothing is known of {requirement.name}; left out")
+        new.notes.append(f"there is no data about {requirement.name}; left out")
     elif requirement.marker is None or new.holds(str(requirement.marker)):
         if version := only(requirement):
             new.pin(name, version)
@@ -118,8 +118,8 @@ def _another(python: str, known: Iterable[str]) -> tuple[dict[str, str], dict[st
     try:
         found, markers = json.loads((run.stdout.splitlines() or [""])[-1])
     except ValueError:
-        said = (run.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise Unreadable(f"{python} does not say what it has: {said}") from None
+        said = (run.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise Unreadable(f"{python} does not report its packages: {said}") from None
     return found, markers
 
 

@@ -21,15 +21,15 @@ RESULTS = ("DOES NOT HOLD", "NO SYMPTOM", "repaired", "repaired by another patch
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
     for run, name, does in (
-        (_status, "status", "what each patch does in this environment"),
+        (_status, "status", "show the status of each patch in this environment"),
         (_verify, "verify", "measure each bug without and with its repair"),
-        (_check, "check", "exit with 1 if a patch is FAILED, UNKNOWN or OVERWRITTEN here, for CI"),
+        (_check, "check", "for CI: exit with 1 if a patch is FAILED, UNKNOWN or OVERWRITTEN"),
     ):
         command = commands.add_parser(name, help=does, description=does)
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        command.add_argument("ids", nargs="*", metavar="ID", help="a patch's id, or several: peft, gemma4-*")
+        command.add_argument("ids", nargs="*", metavar="ID", help="patch ids or patterns: peft, gemma4-*")
         if run is not _check:
-            command.add_argument("--all", action="store_true", help="show what needs no eyes, too")
+            command.add_argument("--all", action="store_true", help="also show what needs no attention")
         else:
             command.add_argument("--require", action="append", default=[], metavar="ID",
                                  help="exit with 1 unless this patch is APPLIED or NOT_NEEDED")  # fmt: skip
@@ -113,7 +113,7 @@ def _verify(options: argparse.Namespace) -> int:
         headers = ("patch", "result", "without", "with zoo-hooks", "what is measured")
         _show(render.Grid(headers, cells), hidden)
         terminal.warn(trouble)
-        terminal.warn(bad and f"does not hold: {', '.join(bad)}")
+        terminal.warn(bad and f"these repairs do not hold: {', '.join(bad)}")
         terminal.warn(f"interrupted after {len(rows)} of {len(chosen)}" if interrupted else None)
     if interrupted:
         return terminal.INTERRUPTED

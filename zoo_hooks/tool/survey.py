@@ -47,7 +47,7 @@ def statuses(
             if answer:
                 trouble = answer["trouble"] and f"{upstream} cannot be imported: {answer['trouble']}"
                 return answer["rows"], trouble
-            trouble = f"the child that imported {upstream} died: {died}"
+            trouble = f"the process that imported {upstream} died: {died}"
         rows = [row for row in reports.report().as_dict() if row["upstream"] == upstream]
         return [row | {"status": "UNKNOWN", "reason": trouble} for row in rows], trouble
 
@@ -85,7 +85,7 @@ def verify(patches: Iterable[Patch]) -> Generator[dict[str, Any], None, None]:
     def ask(side: str) -> None:
         with tempfile.TemporaryDirectory() as own:  # where MLX writes kernels that the other child reads
             for patch_id, figure, trouble in _ask(side, list(known), TMPDIR=own):
-                died = {"value": f"the child died: {trouble}", "healthy": False, "missing": None}
+                died = {"value": f"the process died: {trouble}", "healthy": False, "missing": None}
                 answers.put((side, patch_id, figure or died))
 
     seen: dict[str, dict[str, dict[str, Any]]] = {"without": {}, "with": {}}
