@@ -117,9 +117,7 @@ def _conclusion(patch: Patch) -> str:
     judgement = audit.judge(patch, asked.versions, measured)
     if judgement is None:
         missing = [name for name in sorted(releases.claimed_upstreams(patch)) if not releases.version(name)]
-        return (
-            f"not affected: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-        )
+        return f"not affected: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
     off = installation.start_up_trouble() or settings.read().refusal(patch.id)
     found = f"affected; {off or 'zoo-hooks repairs it'}" if judgement.verdict in audit.BUG else "not affected"
     basis = f" ({judgement.basis})" if judgement.basis else ""
