@@ -393,7 +393,7 @@ def test_a_canary_that_hangs_is_ended(run, zoo):
 def test_the_off_switch_is_told_of(run):
     """With ZOO_HOOKS=0 in the shell, status says so."""
     done = run("status", ZOO_HOOKS="0")
-    assert "ZOO_HOOKS switches everything off" in done.stderr
+    assert "ZOO_HOOKS switches zoo-hooks off" in done.stderr
     assert re.search("[1-9] switched off", done.stdout)
     assert "SKIPPED" in run("status", "--all", ZOO_HOOKS="0").stdout
 
@@ -405,7 +405,7 @@ def test_without_a_command_the_state_and_the_commands_are_told(run):
     assert done.stdout.startswith(f"zoo-hooks {zoo_hooks.__version__}: ")
     assert "active in every Python process" in done.stdout.splitlines()[0]
     assert "  doctor " in done.stdout
-    assert "ZOO_HOOKS switches everything off" in run(ZOO_HOOKS="0").stdout.splitlines()[0]
+    assert "ZOO_HOOKS switches zoo-hooks off" in run(ZOO_HOOKS="0").stdout.splitlines()[0]
 
 
 @pytest.mark.usefixtures("affected")
@@ -426,7 +426,7 @@ def test_doctor_says_whether_a_python_is_repaired_and_why_not(run, tmp_path):
     assert "sitecustomize.py" in done.stdout
     off = run("doctor", ZOO_HOOKS="0")
     assert off.returncode == 1
-    assert "ZOO_HOOKS switches everything off" in off.stdout
+    assert "ZOO_HOOKS switches zoo-hooks off" in off.stdout
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     bare = run("doctor", "--python", str(next(tmp_path.glob("bare/[Bb]*/python*"))), PYTHONPATH="")
     assert bare.returncode == 1
@@ -445,7 +445,7 @@ def test_doctor_looks_at_a_process_without_touching_it(run):
         ) as process:
             said = run("doctor", "--pid", str(process.pid))
             process.kill()
-        assert ("ZOO_HOOKS switches everything off" in said.stdout) == (off == "0"), said
+        assert ("ZOO_HOOKS switches zoo-hooks off" in said.stdout) == (off == "0"), said
         assert said.stdout.startswith(f"process {process.pid}: ")
     gone = run("doctor", "--pid", "999999999")
     assert (gone.returncode, gone.stdout) == (2, "")

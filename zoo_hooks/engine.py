@@ -104,7 +104,7 @@ def _run(
     _log_at_exit()
     if outcome.status is Status.FAILED:
         link = f" The bug: {patch.links[0]}" if patch.links else ""
-        hint = f". {target} works as without this repair; ZOO_HOOKS=-{patch.id} silences this.{link}"
+        hint = f". {target} is imported without this repair; ZOO_HOOKS=-{patch.id} silences this.{link}"
         _tell(f"{patch.id} was not repaired: {outcome.reason}", outcome.error, hint)
     elif outcome.status in _SAID:
         notices.say(notices.INFO, f"{_SAID[outcome.status]}: {outcome.reason} ({patch.id})")

@@ -17,7 +17,7 @@ import zoo_hooks
 def start_up_trouble() -> str | None:
     """Say why user code in this environment is not repaired by itself; None if it is."""
     if zoo_hooks.switched_off():
-        return "ZOO_HOOKS switches zoo-hooks off in this shell"
+        return "ZOO_HOOKS switches zoo-hooks off"
     if zoo_hooks.installed():
         return None
     places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
