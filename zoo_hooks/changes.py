@@ -14,7 +14,7 @@ from zoo_hooks.layers import CannotRevert, Layer, Place, leads_to, place_of
 from zoo_hooks.safety import pass_on
 
 STRANGERS = frozenset({*sys.stdlib_module_names, "numpy", "sympy", "torch"}) - {"__main__"}
-"""Packages with most of the modules of a process, which import none of the functions that are rebound."""
+"""Packages that are skipped: they have many modules and import none of the functions that are rebound."""
 
 
 class Changes:
@@ -68,7 +68,7 @@ class Changes:
 
     @property
     def within_reach(self) -> bool:
-        """True while what stands in each place is what the repair put there, or wraps it."""
+        """True as long as each place holds the repair, or something that wraps it."""
         return all(layer.on and leads_to(layer.place.current, layer.place.written) for layer in self._made)
 
     def undo(self, *, partly: bool = False) -> None:
@@ -82,7 +82,7 @@ class Changes:
         self._turn(on=False)
 
     def roll_back(self) -> str:
-        """Undo, also if that is interrupted; says what cannot be undone, and raises what is from outside."""
+        """Undo, even if interrupted. Returns what cannot be undone, and raises exceptions from outside."""
         errors: list[BaseException] = []
         while len(errors) < 2:  # noqa: PLR2004 - the second try ends what an interrupted one has begun
             try:

@@ -32,7 +32,7 @@ _logs_at_exit = False
 
 
 def before(module: ModuleType, target: str) -> Callable[[], None]:
-    """Run the patches that act before a target's body; the result undoes them after it."""
+    """Run the patches that act before a target's body. Call the result after the body to undo them."""
     made: list[Changes] = []
     for patch in patches_of(target, "before"):
         outcome = _run(patch, target, module)
@@ -80,7 +80,7 @@ def patches_of(target: str, when: str) -> list[Patch]:
 
 
 def fire(patches: list[Patch], target: str, *, late: bool = False, again: bool = False) -> None:
-    """Run patches on a target as it stands in sys.modules; ``again``: over what others put there, too."""
+    """Run patches on a target in sys.modules; with ``again`` also over the changes of other code."""
     if (module := sys.modules.get(target)) is not None:
         for patch in patches:
             _run(patch, target, module, late=late, again=again)

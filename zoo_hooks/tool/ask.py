@@ -160,7 +160,7 @@ def _asked(options: argparse.Namespace, words: Iterable[str]) -> Asked:
 
 
 def _trouble(asked: Asked, options: argparse.Namespace) -> str | None:
-    """Why the hooks do nothing in an environment; None if they do, or if it is no environment."""
+    """Why zoo-hooks is not active in the environment; None if it is, or if the question is not about one."""
     if not asked.installed:
         return None
     if options.python:

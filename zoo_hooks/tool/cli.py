@@ -14,7 +14,7 @@ from zoo_hooks.tool.pins import Unreadable
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 if something is wrong, 2 for misuse."""
+    """Run the command line. Returns the exit status: 0, 1 if a check fails, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
     try:
         return terminal.ending_well(options.run, options)
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest command where one was mistyped."""
+    """Suggests the nearest command for a mistyped one."""
 
     def error(self, message: str) -> NoReturn:
         if "invalid choice: " in message:
@@ -111,7 +111,7 @@ def _show_one(patch: Patch) -> None:
 
 
 def _conclusion(patch: Patch) -> str:
-    """What the patch is about in this environment: installed releases, and whether these have the bug."""
+    """The installed releases of the patch's packages, and whether these have the bug."""
     measured = atlas.read()
     asked = requirements.asked([], [], audit.known(measured), None)
     judgement = audit.judge(patch, asked.versions, measured)

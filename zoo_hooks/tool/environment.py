@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser("env", help=does, description=does)
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
     command.set_defaults(run=_env)
-    does = "check whether zoo-hooks is active in an interpreter or process, and why not"
+    does = "say whether zoo-hooks is active in an interpreter or process, and if not, why"
     command = commands.add_parser("doctor", help=does, description=does)
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
     which = command.add_mutually_exclusive_group()
@@ -80,7 +80,7 @@ def _env(options: argparse.Namespace) -> int:
 
 @dataclass
 class _Process:
-    """What Linux tells of a process without touching it."""
+    """What Linux shows of a process without touching it."""
 
     command: list[str]
     environ: dict[str, str]
@@ -126,7 +126,7 @@ def _of_python(python: str, environ: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _of_process(pid: int) -> dict[str, Any] | None:
-    """What the interpreter of a process says, with the settings that the process began with."""
+    """The answer of a process's interpreter, with the settings that the process was started with."""
     process = _process(pid)
     found = _of_python(process.command[0], process.environ)
     if found is None:

@@ -68,7 +68,7 @@ def _message(finding: Finding) -> str:
 
 
 def _pin(answer: Answer, finding: Finding) -> Pin | None:
-    """Where the release of the upstream that has the bug is asked for."""
+    """Where the release of the upstream with the bug is pinned."""
     return answer.asked.pins.get(finding.patch.upstream.replace("_", "-"))
 
 

@@ -1,4 +1,4 @@
-"""Whether zoo-hooks itself is installed as it should be."""
+"""Checks of the installation of zoo-hooks itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import zoo_hooks
 
 
 def start_up_trouble() -> str | None:
-    """Say why user code in this environment is not repaired by itself; None if it is."""
+    """Say why zoo-hooks is not active at the start of Python; None if it is."""
     if zoo_hooks.switched_off():
         return "ZOO_HOOKS switches zoo-hooks off"
     if zoo_hooks.installed():
@@ -40,7 +40,7 @@ def start_up_trouble() -> str | None:
 
 
 def damaged_files() -> list[str]:
-    """A sentence for each file of ours that is not as it was installed."""
+    """A message for each file of zoo-hooks that was changed or removed after the installation."""
     import importlib_metadata
 
     try:
@@ -61,7 +61,7 @@ def damaged_files() -> list[str]:
 
 
 def look() -> dict[str, Any]:
-    """Whether the hooks are active in this Python, our files whole, and what else runs at its start."""
+    """Whether zoo-hooks is active in this Python and undamaged, and what else runs at its start."""
     return {
         "version": zoo_hooks.__version__,
         "trouble": start_up_trouble(),

@@ -15,7 +15,7 @@ from zoo_hooks.model import Patch
 from zoo_hooks.tool import installation, survey, terminal
 
 RESULTS = ("DOES NOT HOLD", "NO SYMPTOM", "repaired", "repaired by another patch")
-"""What is shown of verify's results, in this order; the rest with --all."""
+"""The results that verify shows, in this order; --all shows the rest."""
 
 
 def add(commands: Any) -> None:
@@ -84,7 +84,7 @@ def _none(rows: list[dict[str, Any]]) -> str:
 
 
 def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rows come to, and on what."""
+    """The counts of the rows, and the versions."""
     versions = {row["upstream"]: row["version"] for row in rows if row["version"]}
     versions |= {"python": platform.python_version(), "zoo-hooks": zoo_hooks.__version__}
     return {"counts": render.counts(rows), "versions": versions}
@@ -156,7 +156,7 @@ def _show(grid: render.Grid, more: int = 0) -> None:
 
 
 def _surveyed(ids: list[str]) -> tuple[list[dict[str, Any]], list[str], bool]:
-    """Rows of the report, what is broken in the upstreams themselves, and whether that was interrupted."""
+    """Rows of the report, upstreams that cannot be imported, and whether this was interrupted."""
     wanted = {patch_id for word in ids for patch_id in catalogue.named(word)}
     asked = {patch_id.partition("/")[0] for patch_id in wanted} or catalogue.upstreams()
     upstreams = [u for u in catalogue.upstreams() if u in asked and find_spec(u)]
