@@ -303,7 +303,7 @@ def test_list_and_show_give_the_record(run):
     shown = run("show", "bug").stdout
     for part in (
         "https://example.org/1",
-        "here: fake 1.5: affected; the hooks repair it",
+        "here: fake 1.5: affected; zoo-hooks repairs it",
         "Symptom\n-------",
         "Repair\n------",
     ):
@@ -372,7 +372,7 @@ def test_a_canary_that_kills_its_child_loses_only_itself(run, zoo):
     zoo.patch("fake.core", "a_deadly_one", deadly.replace("fake.core", "fake.other"))
     zoo.module("fake.other")
     rows = {row["id"]: row for row in json.loads(run("verify", "--json").stdout)["patches"]}
-    assert rows["fake/a-deadly-one"]["with"] == "the child died: exit status 9"
+    assert rows["fake/a-deadly-one"]["with"] == "the process died: exit status 9"
     assert rows["fake/a-deadly-one"]["result"] == "DOES NOT HOLD"
     assert rows["fake/bug"]["result"] == "repaired"
 
@@ -393,7 +393,7 @@ def test_a_canary_that_hangs_is_ended(run, zoo):
 def test_the_off_switch_is_told_of(run):
     """With ZOO_HOOKS=0 in the shell, status says so."""
     done = run("status", ZOO_HOOKS="0")
-    assert "ZOO_HOOKS switches everything off" in done.stderr
+    assert "ZOO_HOOKS switches zoo-hooks off" in done.stderr
     assert re.search("[1-9] switched off", done.stdout)
     assert "SKIPPED" in run("status", "--all", ZOO_HOOKS="0").stdout
 
@@ -405,7 +405,7 @@ def test_without_a_command_the_state_and_the_commands_are_told(run):
     assert done.stdout.startswith(f"zoo-hooks {zoo_hooks.__version__}: ")
     assert "active in every Python process" in done.stdout.splitlines()[0]
     assert "  doctor " in done.stdout
-    assert "ZOO_HOOKS switches everything off" in run(ZOO_HOOKS="0").stdout.splitlines()[0]
+    assert "ZOO_HOOKS switches zoo-hooks off" in run(ZOO_HOOKS="0").stdout.splitlines()[0]
 
 
 @pytest.mark.usefixtures("affected")
@@ -422,11 +422,11 @@ def test_env_is_a_block_for_an_issue(run):
 def test_doctor_says_whether_a_python_is_repaired_and_why_not(run, tmp_path):
     """This one, one that has no zoo-hooks, one that is none."""
     done = run("doctor")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "this Python: the hooks are active")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "this Python: zoo-hooks is active")
     assert "sitecustomize.py" in done.stdout
     off = run("doctor", ZOO_HOOKS="0")
     assert off.returncode == 1
-    assert "ZOO_HOOKS switches everything off" in off.stdout
+    assert "ZOO_HOOKS switches zoo-hooks off" in off.stdout
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     bare = run("doctor", "--python", str(next(tmp_path.glob("bare/[Bb]*/python*"))), PYTHONPATH="")
     assert bare.returncode == 1
@@ -445,7 +445,7 @@ def test_doctor_looks_at_a_process_without_touching_it(run):
         ) as process:
             said = run("doctor", "--pid", str(process.pid))
             process.kill()
-        assert ("ZOO_HOOKS switches everything off" in said.stdout) == (off == "0"), said
+        assert ("ZOO_HOOKS switches zoo-hooks off" in said.stdout) == (off == "0"), said
         assert said.stdout.startswith(f"process {process.pid}: ")
     gone = run("doctor", "--pid", "999999999")
     assert (gone.returncode, gone.stdout) == (2, "")

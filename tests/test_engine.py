@@ -107,7 +107,7 @@ def test_a_failure_is_logged_once_with_the_link(zoo):
     """
     assert zoo.run(code) == (
         "WARNING zoo_hooks zoo-hooks: fake/bug was not repaired: repair: ValueError: odd. fake is imported "
-        "as without zoo-hooks; ZOO_HOOKS=-fake/bug silences this. The bug: https://example.org/1\n"
+        "without this repair; ZOO_HOOKS=-fake/bug silences this. The bug: https://example.org/1\n"
     )
 
 

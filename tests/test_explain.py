@@ -127,7 +127,7 @@ def test_a_repair_that_was_off_says_so(monkeypatch):
     monkeypatch.setenv("ZOO_HOOKS", "0")
     assert why(BUG, answer(transformers="5.24.0")) == "switched off by ZOO_HOOKS"
     monkeypatch.setenv("ZOO_HOOKS", "-attn-mask-utils-gone")
-    assert why(BUG, answer(transformers="5.24.0")) == "left out by ZOO_HOOKS"
+    assert why(BUG, answer(transformers="5.24.0")) == "excluded by ZOO_HOOKS"
 
 
 def test_a_repair_that_came_too_late_says_what_to_do(monkeypatch):
@@ -135,13 +135,13 @@ def test_a_repair_that_came_too_late_says_what_to_do(monkeypatch):
     monkeypatch.delenv("ZOO_HOOKS", raising=False)
     assert "zoo_hooks.activate()" in why("cache-layer-dtype", answer(transformers="5.24.0"))
     said = why("hybrid-cache-import", answer(transformers="5.24.0", peft="0.17.1"))
-    assert said.startswith("too late")
+    assert "was imported before zoo-hooks could see it" in said
     assert "activate()" not in said
 
 
 def test_other_releases_than_those_of_the_error_are_told_of():
     """What is installed now does not have the bug."""
-    assert "do not have it" in why(BUG, answer(transformers="5.23.0"))
+    assert "do not have this bug" in why(BUG, answer(transformers="5.23.0"))
 
 
 def test_an_environment_without_zoo_hooks_is_told_of(tmp_path):
@@ -150,7 +150,7 @@ def test_an_environment_without_zoo_hooks_is_told_of(tmp_path):
     frame = f'  File "{site}/transformers/x.py", line 1, in f\n'
     assert "not on this machine" in why(BUG, answer(transformers="5.24.0"), frame)
     site.mkdir(parents=True)
-    assert why(BUG, answer(transformers="5.24.0"), frame) == f"not installed there: {site} has no zoo-hooks"
+    assert why(BUG, answer(transformers="5.24.0"), frame) == f"zoo-hooks is not installed in {site}"
     (site / "zoo_hooks.pth").touch()
     assert "--python" in why(BUG, answer(transformers="5.24.0"), frame)
 
@@ -170,7 +170,7 @@ def test_the_command_reads_a_file_or_standard_input(way, tmp_path, monkeypatch, 
     assert cli.main(["explain", *arguments]) == 0
     said = capsys.readouterr().out
     assert said.startswith("peft/prefix-tuning-heads: ")
-    assert "They did not: " in said
+    assert "Why it did not: " in said
     assert cli.main(["explain", "--json", *([str(file)])]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["schema"] == 1
@@ -191,7 +191,7 @@ def test_an_error_that_is_not_known_ends_with_1_and_a_file_that_is_not_there_wit
     file = tmp_path / "trace.txt"
     file.write_text("ZeroDivisionError: division by zero\n", encoding="utf-8")
     assert cli.main(["explain", str(file)]) == 1
-    assert capsys.readouterr().out == "no known bug shows itself so\n"
+    assert capsys.readouterr().out == "no known bug matches this error\n"
     for missing in (str(tmp_path / "none.txt"), str(tmp_path)):
         assert cli.main(["explain", missing]) == 2
         assert capsys.readouterr().err.count("\n") == 1

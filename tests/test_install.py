@@ -254,5 +254,5 @@ def test_check_compares_our_files_with_what_was_installed(home, wheel):
     (package / "patches" / "dill" / "free_rlock_restored_taken.py").unlink()
     run = home.run(command, "check", check=False)
     assert run.returncode == 1
-    assert f"{package / 'ledger.py'} is not as it was installed; reinstall zoo-hooks" in run.stderr
+    assert f"{package / 'ledger.py'} was changed after the installation; reinstall zoo-hooks" in run.stderr
     assert "free_rlock_restored_taken.py is missing; reinstall zoo-hooks" in run.stderr

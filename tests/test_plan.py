@@ -157,7 +157,7 @@ def test_the_command_finds_the_best_sets(capsys):
     assert cli.main(["plan", "--best", "transformers", "peft", "trl", "nothing-known"]) == 0
     said = capsys.readouterr()
     assert said.out.count("transformers==") == 2
-    assert said.err == "zoo-hooks: nothing was measured of nothing-known; left out\n"
+    assert said.err == "zoo-hooks: no measurements of nothing-known; left out\n"
     assert cli.main(["plan", "--best", "transformers", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["the_newest_that_the_hooks_make_right"]["releases"].keys() == {"transformers"}

@@ -95,7 +95,7 @@ def test_words_are_pins_and_the_rest_is_told_of():
     assert found.notes == [
         "peft>=0.19 is not pinned to a release; left out",
         "trl is not pinned to a release; left out",
-        "nothing is known of foo; left out",
+        "there is no data about foo; left out",
     ]
 
 
@@ -119,7 +119,7 @@ def test_an_installed_version_that_is_none_is_told_of(monkeypatch):
     found = {"peft": "banana", "trl": "0.24.0"}
     monkeypatch.setattr(requirements, "_this", lambda _: (found, {"python_full_version": "3.11.7"}))
     assert pins(asked()) == {"trl": "0.24.0"}
-    assert asked().notes == ["peft banana is no version of Python's; left out"]
+    assert asked().notes == ["peft banana is not a valid version; left out"]
 
 
 def test_markers_are_those_of_the_interpreter_that_is_named(tmp_path):
@@ -144,9 +144,9 @@ def test_a_constraint_pins_only_what_is_required(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("r.txt", "transformers==5.5.0 oops\n", "'transformers==5.5.0 oops' is no requirement"),
+        ("r.txt", "transformers==5.5.0 oops\n", "'transformers==5.5.0 oops' is not a valid requirement"),
         ("r.txt", "transformers==5.5.0\ntransformers==5.24.0\n", ":2: transformers is pinned to 5.24.0, but"),
-        ("r.txt", "transformers===banana\n", "transformers banana is no version of Python's"),
+        ("r.txt", "transformers===banana\n", "transformers banana is not a valid version"),
         ("r.txt", "-r missing.txt\n", "missing.txt cannot be read: No such file"),
         ("r.txt", b"\xff\xfe\x00", "it is not text in UTF-8"),
         ("uv.lock", "[[package]\n", "uv.lock cannot be parsed: "),

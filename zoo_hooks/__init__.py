@@ -1,4 +1,4 @@
-"""Repairs for known bugs between the libraries of the ML stack, made as those libraries are imported.
+"""Repairs known bugs between the libraries of the ML stack while those libraries are imported.
 
 This module runs at the start of every Python process of its environment, so it imports only what
 is there already and does one thing: it puts a finder with a set of exact names on
@@ -245,7 +245,7 @@ def arming():
                 last = last.tb_next
             if not last.tb_frame.f_code.co_filename.startswith(("<frozen", __path__[0])):
                 raise  # by a signal handler
-            sys.stderr.write(f"zoo-hooks repairs nothing, for {file} is damaged ({error}); reinstall it\n")
+            sys.stderr.write(f"zoo-hooks repairs nothing, as {file} is damaged ({error}); reinstall it\n")
             module.find_spec = module.pass_on = module.is_our_own = lambda *_: None
         _arming = module
     return _arming

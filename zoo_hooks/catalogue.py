@@ -16,14 +16,14 @@ from zoo_hooks.model import Patch
 from zoo_hooks.safety import load, pass_on
 
 broken: dict[str, BaseException] = {}
-"""Patch modules that cannot be imported, by the id that their file stands for."""
+"""The errors of patch modules that cannot be imported, by patch id."""
 
 _loaded: dict[str, Patch | None] = {}
 _kept: dict[str, ModuleType] = {}
 
 
 class UnknownPatch(LookupError):
-    """No patch has this id, or several have; the message names them, those that come near it, or all."""
+    """No patch has this id, or several match it. The message names these, the nearest ids, or all ids."""
 
 
 def upstreams() -> tuple[str, ...]:
@@ -42,9 +42,9 @@ def ids() -> dict[str, str]:
 
 
 def keep_modules() -> None:
-    """Put our modules back into sys.modules, where a tool has taken them out or exchanged them.
+    """Put our modules back into sys.modules if a tool has removed or replaced them.
 
-    A patch that is imported after that would else build on a second copy of them.
+    Otherwise a patch that is imported later would use a second copy of them.
     """
     for name, module in _kept.items():
         if sys.modules.get(name) is not module:
@@ -55,7 +55,7 @@ def keep_modules() -> None:
 
 
 def _imported_in(package: ModuleType) -> Iterator[ModuleType]:
-    """The modules of a package whose import has ended; to look through sys.modules for them takes longer."""
+    """The completely imported modules of a package. This is faster than a search in sys.modules."""
     for module in list(vars(package).values()):
         if isinstance(module, ModuleType) and module.__name__.rpartition(".")[0] == package.__name__:
             yield module
@@ -66,8 +66,8 @@ def _imported_in(package: ModuleType) -> Iterator[ModuleType]:
 def for_target(target: str) -> list[Patch]:
     """Patches of this target.
 
-    Loaded are those of its upstream whose files name it. A patch between two upstreams stands with one of
-    them and requires both, so it was loaded when a target of that one was imported.
+    Loads the patches of its upstream whose files name the target. A patch between two upstreams lies in the
+    folder of one of them and requires both. So it was loaded when a target of that one was imported.
     """
     upstream = target.partition(".")[0]
     there = upstream in upstreams()
@@ -88,7 +88,7 @@ def everything() -> list[Patch]:
 
 
 def get(word: str) -> Patch:
-    """The patch with this id, or with this second half of one; UnknownPatch if there is none, or several."""
+    """The patch with this id, or this second half of an id; UnknownPatch if there is none, or several."""
     found = named(word)
     if len(found) > 1:
         raise UnknownPatch(f"{word!r} names {len(found)} patches: {', '.join(found)}")
@@ -99,9 +99,9 @@ def get(word: str) -> Patch:
 
 
 def named(word: str) -> list[str]:
-    """Ids that a word names: ``peft/*``, ``peft``, ``peft/shadow-cache-dropped``, ``shadow-*``, ``shadow``.
+    """Ids that a word matches: ``peft/*``, ``peft``, ``peft/shadow-cache-dropped``, ``shadow-*``, ``shadow``.
 
-    UnknownPatch if there is none, or if the second half of an id alone stands for several.
+    UnknownPatch if there is none, or if the second half of an id matches several.
     """
     upstream, slash, bug = word.lower().rpartition("/")
     upstream, bug = upstream.replace("-", "_"), bug.replace("_", "-")
@@ -111,22 +111,22 @@ def named(word: str) -> list[str]:
     known = list(ids())
     exact = [one for one in known if fnmatchcase(one, f"{place}/{bug}")]
     if len(exact) > 1 and not slash and "*" not in bug:
-        raise UnknownPatch(f"{word!r} is short for several: {', '.join(exact)}")
+        raise UnknownPatch(f"{word!r} matches several patches: {', '.join(exact)}")
     found = exact or [one for one in known if fnmatchcase(one, f"{place}/{bug}-*")]
     if not found:
         near = nearest(word)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"all ids: {', '.join(sorted(known))}"
         raise UnknownPatch(f"no patch is called {word!r}; {hint}")
     return found
 
 
 def select(words: Iterable[str]) -> list[Patch]:
-    """The patches that words name, each once, in the order of the words."""
+    """The patches that words match, each once, in the order of the words."""
     return [get(one) for one in dict.fromkeys(one for word in words for one in named(word))]
 
 
 def nearest(word: str) -> list[str]:
-    """Ids that a word that names none may stand for, at most three."""
+    """At most three ids that are similar to a word that matches none."""
     import difflib
 
     known = {one if "/" in word else one.partition("/")[2]: one for one in ids()}
@@ -161,7 +161,7 @@ def _found(upstream: str) -> Iterator[tuple[str, Any]]:
 
 @functools.cache
 def _sources(upstream: str) -> dict[str, bytes | None]:
-    """The source of each patch of an upstream, None where there is none. Cheaper to read than to import."""
+    """The source of each patch of an upstream, or None. Reading it is cheaper than an import."""
     found: dict[str, bytes | None] = {}
     for name, finder in _found(upstream):
         spec = finder.find_spec(name)

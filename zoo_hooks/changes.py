@@ -1,4 +1,4 @@
-"""What repairs may do to an upstream, each undone exactly."""
+"""The changes that repairs may make to an upstream; each can be undone exactly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo_hooks.layers import CannotRevert, Layer, Place, leads_to, place_of
 from zoo_hooks.safety import pass_on
 
 STRANGERS = frozenset({*sys.stdlib_module_names, "numpy", "sympy", "torch"}) - {"__main__"}
-"""Packages with most of the modules of a process, which import none of the functions that are rebound."""
+"""Packages that are skipped: they have many modules and import none of the functions that are rebound."""
 
 
 class Changes:
@@ -27,22 +27,22 @@ class Changes:
         return bool(self._made)
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute of a module or class; what it had itself, or had not, comes back."""
+        """Set an attribute of a module or class. Undoing restores its own previous value, or removes it."""
         layer = Layer(place_of(owner, name), None)
         layer.made.append((layer.place.written, value))
         self._put(layer)
 
     def wrap(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
-        """Replace a function, or what a method of any kind calls, by ``make(function)``.
+        """Replace a function, or the function of a method of any kind, by ``make(function)``.
 
-        The wrapper is a plain function that carries the name, docstring and signature of the
-        original. Of a property its getter is wrapped. AttributeError if there is no such name.
+        The wrapper is a plain function with the name, docstring and signature of the original. For a
+        property the getter is wrapped. Raises AttributeError if there is no such name.
         """
         inspect.getattr_static(owner, name)  # AttributeError
         self._put(Layer(place_of(owner, name), functools.partial(_wrapped, make)))
 
     def rebind(self, old: object, new: object) -> None:
-        """Replace ``old`` under every name of every module that has copied it, but for those of STRANGERS."""
+        """Replace ``old`` under every name of every module that has copied it, except in STRANGERS."""
         for path, module in list(sys.modules.items()):
             if path.partition(".")[0] in STRANGERS or not isinstance(module, ModuleType):
                 continue
@@ -51,38 +51,38 @@ class Changes:
                     self.replace(module, name, new)
 
     def provide(self, name: str, module: ModuleType) -> None:
-        """Let a module be imported that does not exist. Its parent must have been imported."""
+        """Make a module importable that does not exist. Its parent must have been imported."""
         parent, _, child = name.rpartition(".")
         if parent:
             self.replace(sys.modules[parent], child, module)
         self.replace(sys.modules, name, module)
 
     def tell(self, message: str) -> None:
-        """Warn once in a process: of what a repair drops or overrules, with the cause, as it does so."""
+        """Log a warning once in a process: what a repair drops or overrides, and why."""
         notices.say(notices.WARNING, f"zoo-hooks: {message}")
 
     @property
     def in_place(self) -> bool:
-        """True while everything is as the repair left it."""
+        """True as long as everything is as the repair left it."""
         return all(layer.on and layer.place.untouched for layer in self._made)
 
     @property
     def within_reach(self) -> bool:
-        """True while what stands in each place is what the repair put there, or wraps it."""
+        """True as long as each place holds the repair, or something that wraps it."""
         return all(layer.on and leads_to(layer.place.current, layer.place.written) for layer in self._made)
 
     def undo(self, *, partly: bool = False) -> None:
-        """Put everything back; CannotRevert, and no change, if something is no longer ours.
+        """Undo all changes. Raise CannotRevert, and change nothing, if other code has changed a place since.
 
-        ``partly`` leaves what is no longer ours as it is, and forgets it. What other patches have wrapped
-        since is wrapped by them again, without this one below it.
+        With ``partly`` such places are left alone and forgotten. If other patches have wrapped the same
+        function since, their wrappers are applied again, without this repair below them.
         """
         if partly:
             self._made = [layer for layer in self._made if layer.place.untouched]
         self._turn(on=False)
 
     def roll_back(self) -> str:
-        """Undo, also if that is interrupted; says what cannot be undone, and raises what is from outside."""
+        """Undo, even if interrupted. Returns what cannot be undone, and raises exceptions from outside."""
         errors: list[BaseException] = []
         while len(errors) < 2:  # noqa: PLR2004 - the second try ends what an interrupted one has begun
             try:
@@ -95,7 +95,7 @@ class Changes:
         return f"; not rolled back: {errors[-1]}" if len(errors) > 1 else ""
 
     def redo(self) -> None:
-        """Make the undone changes again, where they were; CannotRevert, and no change, if something moved."""
+        """Make the undone changes again. Raise CannotRevert, and change nothing, if a place has changed."""
         self._turn(on=True)
 
     def _put(self, layer: Layer) -> None:

@@ -1,4 +1,4 @@
-"""Which thread is at which patch, so that two that import one target repair it once."""
+"""Which thread runs which patch, so that two threads that import a target repair it only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo_hooks.changes import Changes
 
 
 class Claim(NamedTuple):
-    """That a thread is at a patch: in which call, and what it has changed so far."""
+    """A thread runs a patch: in which call, and its changes so far."""
 
     thread: int
     frame: FrameType
@@ -20,7 +20,7 @@ class Claim(NamedTuple):
 
     @property
     def stands(self) -> bool:
-        """True while that call goes on; an exception from outside may have ended it anywhere."""
+        """True as long as that call runs. An exception from outside may have ended it anywhere."""
         frame = sys._current_frames().get(self.thread)  # noqa: SLF001 - documented
         while frame is not None and frame is not self.frame:
             frame = frame.f_back
@@ -31,7 +31,7 @@ _claims: dict[tuple[str, str], Claim] = {}
 
 
 def take(patch_id: str, target: str) -> Claim | None:
-    """A claim of the calling function; None while another call has one."""
+    """A claim for the calling function; None if another call has one."""
     claim = Claim(get_ident(), sys._getframe(1), Changes())  # noqa: SLF001 - documented
     while (other := _claims.setdefault((patch_id, target), claim)) is not claim:
         if other.stands:

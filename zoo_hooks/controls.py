@@ -1,4 +1,4 @@
-"""What users may ask for while their process runs."""
+"""Functions that users call in a running process."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _blocks: dict[str, _Block] = {}
 
 
 def activate() -> reports.Report:
-    """Repair what is already imported, and from now on what will be; returns the report.
+    """Repair libraries that are already imported, and those imported from now on; return the report.
 
-    For a process that ran before zoo-hooks was installed, such as a notebook's kernel, and for
-    installations whose start-up file never runs (``pip install --target``). Patches that were
-    reverted, or that other code has overwritten, are applied again; one that a ``disabled()`` block
-    has undone is not, before the block ends. ``ZOO_HOOKS=0`` is obeyed.
+    Call it in a process that was started before zoo-hooks was installed, such as a notebook's kernel, and if
+    the start-up file never runs (``pip install --target``). Patches that were reverted, or that other code
+    has overwritten, are applied again. A patch that a ``disabled()`` block has undone stays undone until the
+    block ends. With ``ZOO_HOOKS=0`` nothing is repaired.
     """
     if zoo_hooks.switched_off():
         return reports.report()
@@ -58,20 +58,20 @@ def _settled(patch: Patch, target: str, module: ModuleType) -> bool:
 
 
 def revert(patch_id: str) -> None:
-    """Undo a patch, and leave it undone until activate().
+    """Undo a patch until activate() is called.
 
-    Raises CannotRevert, and changes nothing, if other code has wrapped or replaced what the patch
-    had put in; UnknownPatch if there is no such patch.
+    Raises CannotRevert and changes nothing if other code has wrapped or replaced the repair. Raises
+    UnknownPatch if there is no such patch.
     """
     _pause(catalogue.get(patch_id).id, "reverted by zoo_hooks.revert()")
 
 
 @contextlib.contextmanager
 def disabled(patch_id: str) -> Iterator[None]:
-    """Undo a patch for the length of a with-block, in the whole process, for A/B runs.
+    """Undo a patch inside a ``with`` block, for A/B runs. This acts on the whole process.
 
-    Raises what revert() raises; on leaving, CannotRevert if the block left other code's changes
-    in the patch's place.
+    On entry it raises the errors of revert(). On exit it raises CannotRevert if other code has changed the
+    place of the repair inside the block.
     """
     patch = catalogue.get(patch_id)
     patch_id = patch.id

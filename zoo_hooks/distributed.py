@@ -1,4 +1,4 @@
-"""Whether all processes of a job have the same repairs, asked before training diverges."""
+"""Check that all processes of a job have the same repairs, before training diverges."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from zoo_hooks import catalogue, records, releases, reports
 from zoo_hooks.model import Status
 
 State = dict[str, str]
-"""What of zoo-hooks acts in one process, by what it is said of: a patch, an upstream, Python."""
+"""What is compared of one process: a value for each patch, each upstream, Python and zoo-hooks."""
 
 
 class ProcessesDiffer(RuntimeError):
-    """The processes of a job do not have the same repairs; the message names each that differs from most."""
+    """The processes of a job have different repairs. The message names those that differ from most."""
 
 
 def check(group: Any = None) -> str:
-    """Compare the processes of a job; returns the fingerprint that they share, or raises ProcessesDiffer.
+    """Compare the processes of a job. Return their common fingerprint, or raise ProcessesDiffer.
 
-    With an initialised ``torch.distributed`` every rank of the group, by default of all, has to call this;
-    it costs one ``all_gather_object``. Else, in the driver of a Ray cluster, each node imports in one task
-    the modules with patches that the driver has imported. Raises ValueError where there is neither.
+    If ``torch.distributed`` is initialised, every rank of the group has to call this function; the default is
+    the group of all ranks. It costs one ``all_gather_object``. Otherwise, in the driver of a Ray cluster, one
+    task per node imports the modules with patches that the driver has imported. Without either, ValueError is
+    raised.
 
-    Compared are the versions of zoo-hooks, Python and the upstreams that are imported, ``ZOO_HOOKS``, and the
-    status of each patch that has had its turn. A module that only some have imported makes no difference.
+    The function compares the versions of zoo-hooks, Python and the imported upstreams, ``ZOO_HOOKS``, and the
+    status of each patch that is not PENDING. A module that only some processes have imported is ignored.
     """
     torch, ray = sys.modules.get("torch"), sys.modules.get("ray")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -42,7 +43,7 @@ def check(group: Any = None) -> str:
 
 
 def state() -> State:
-    """What of zoo-hooks acts in this process."""
+    """What is compared of this process."""
     rows = [row for row in reports.report().rows if row.status is not Status.PENDING]
     seen = {
         "zoo-hooks": zoo_hooks.__version__,
@@ -58,7 +59,7 @@ def state() -> State:
 
 
 def differences(states: dict[str, State]) -> list[str]:
-    """A sentence for each process, by its name, that differs from most; each names all in which it does."""
+    """A message for each process that differs from the majority, with all its differences."""
     usual: State = {}
     for subject in sorted({subject for one in states.values() for subject in one}):
         values = Counter(one[subject] for one in states.values() if subject in one)

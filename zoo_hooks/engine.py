@@ -1,7 +1,7 @@
 """Runs the patches of a target: probe, repair, probe again, record.
 
-Here errors are caught: nothing that a patch does may fail the user's import. What a signal handler of the
-user's raises meanwhile is no error of a patch: it goes on to the user, and what was begun is undone.
+Errors are caught here: nothing that a patch does may make the user's import fail. An exception of a signal
+handler of the user is no error of a patch: it propagates to the user, and started changes are undone.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ paused: dict[str, str] = {}
 
 
 class RepairDidNotShow(RuntimeError):
-    """The repair changed nothing, or the probe still finds the bug after it."""
+    """The repair changed nothing, or the probe still finds the bug after the repair."""
 
 
 class PatchFailed(RuntimeError):
-    """Raised out of the user's import, instead of a log line, where ``ZOO_HOOKS_STRICT=1``."""
+    """A patch failed under ``ZOO_HOOKS_STRICT=1``. Raised from the user's import, instead of a warning."""
 
 
 _logs_at_exit = False
 
 
 def before(module: ModuleType, target: str) -> Callable[[], None]:
-    """Run the patches that act before a target's body; the result undoes them after it."""
+    """Run the patches that act before a target's body. Call the result after the body to undo them."""
     made: list[Changes] = []
     for patch in patches_of(target, "before"):
         outcome = _run(patch, target, module)
@@ -42,7 +42,7 @@ def before(module: ModuleType, target: str) -> Callable[[], None]:
     def finish() -> None:
         for changes in reversed(made):
             if trouble := changes.roll_back():
-                _tell(f"what stood in while {target} loaded is{trouble.lstrip(';')}")
+                _tell(f"the temporary changes for the import of {target} are{trouble.lstrip(';')}")
 
     return finish
 
@@ -66,7 +66,7 @@ def _module_seen(patch: Patch, target: str) -> ModuleType | None:
 
 
 def patches_of(target: str, when: str) -> list[Patch]:
-    """Patches of a target that can be loaded; those that cannot are told of."""
+    """Patches of a target that can be loaded; a warning names those that cannot."""
     catalogue.keep_modules()
     try:
         found = [patch for patch in catalogue.for_target(target) if patch.when == when]
@@ -80,7 +80,7 @@ def patches_of(target: str, when: str) -> list[Patch]:
 
 
 def fire(patches: list[Patch], target: str, *, late: bool = False, again: bool = False) -> None:
-    """Run patches on a target as it stands in sys.modules; ``again``: over what others put there, too."""
+    """Run patches on a target in sys.modules; with ``again`` also over the changes of other code."""
     if (module := sys.modules.get(target)) is not None:
         for patch in patches:
             _run(patch, target, module, late=late, again=again)
@@ -104,7 +104,7 @@ def _run(
     _log_at_exit()
     if outcome.status is Status.FAILED:
         link = f" The bug: {patch.links[0]}" if patch.links else ""
-        hint = f". {target} is imported as without zoo-hooks; ZOO_HOOKS=-{patch.id} silences this.{link}"
+        hint = f". {target} is imported without this repair; ZOO_HOOKS=-{patch.id} silences this.{link}"
         _tell(f"{patch.id} was not repaired: {outcome.reason}", outcome.error, hint)
     elif outcome.status in _SAID:
         said = "on guard" if patch.guard and outcome.status is Status.APPLIED else _SAID[outcome.status]
@@ -142,7 +142,7 @@ def _attempt(
         stage = "after the repair"
         _insist(patch, module, changes, fixed=unknown)
         if unknown:
-            changes.tell(f"{patch.id} stands again where other code had put its own over it")
+            changes.tell(f"other code had replaced the repair {patch.id}; it has been applied again")
         return replace(outcome(Status.APPLIED, patch.title), changes=changes)
     except BaseException as error:  # see the module's docstring
         trouble = changes.roll_back()

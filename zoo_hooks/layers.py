@@ -1,4 +1,4 @@
-"""A name of a module or class, and what patches have made of it, one over the other."""
+"""A name of a module or class, and the layers that patches have put on it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from weakref import WeakValueDictionary
 
 ABSENT: Any = object()
 REACH = 100
-"""Functions that are looked through for a wrapper of ours below other code's."""
+"""How many functions are searched for a wrapper of ours below those of other code."""
 _EMPTY = CellType()
 
 
 class CannotRevert(RuntimeError):
-    """A change has been changed again by somebody else, so nothing was undone."""
+    """Other code has changed the place of a repair since, so nothing was undone."""
 
 
 class Place:
-    """A name of an owner, with the layers that lie there."""
+    """A name in an owner, with the layers that patches have put on it."""
 
     def __init__(self, owner: Any, name: str) -> None:
         self.owner, self.name = owner, name
@@ -35,23 +35,23 @@ class Place:
 
     @property
     def current(self) -> Any:
-        """What stands there now, ABSENT if nothing."""
+        """The current value, ABSENT if there is none."""
         return _read(self.owner, self.name)
 
     @property
     def untouched(self) -> bool:
-        """True while nobody but us has written there."""
+        """True as long as only zoo-hooks has written there."""
         return any(self.current is ours for ours in (self.written, self.writing))
 
     def write(self, value: Any) -> None:
-        """Put a value there, or nothing if it is ABSENT."""
+        """Write a value, or remove the name if the value is ABSENT."""
         self.writing = value  # ours too, wherever this is interrupted
         _write(self.owner, self.name, value)
         self.written = value
 
 
 class Layer:
-    """What one repair makes of a place, for each thing that it has found below."""
+    """The value that one repair puts over each value that it found below."""
 
     def __init__(self, place: Place, make: Callable[[Any], Any] | None) -> None:
         self.place, self.make = place, make
@@ -59,7 +59,7 @@ class Layer:
         self.made: list[tuple[Any, Any]] = []
 
     def over(self, below: Any) -> Any:
-        """What it makes of what lies below it, the same each time; CannotRevert if it can make nothing."""
+        """The value over a value below, the same each time; CannotRevert if there is none."""
         for known, value in self.made:
             if known is below:
                 return value
@@ -73,7 +73,7 @@ _places: WeakValueDictionary[tuple[int, str], Place] = WeakValueDictionary()
 
 
 def place_of(owner: Any, name: str) -> Place:
-    """The place that a name of an owner is."""
+    """The place of a name in an owner."""
     place = _places.get((id(owner), name))
     if place is None or not place.untouched:  # what other code has put there is where we start
         place = _places[id(owner), name] = Place(owner, name)
@@ -81,7 +81,7 @@ def place_of(owner: Any, name: str) -> Place:
 
 
 def leads_to(wrapper: Any, wanted: Any) -> bool:
-    """Tell whether a function or descriptor holds another: as what it wraps, binds or closes over."""
+    """Tell whether a function or descriptor wraps, binds or closes over another."""
     todo, seen = [wrapper], 0
     while todo and seen < REACH:
         seen += 1

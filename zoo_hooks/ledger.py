@@ -1,4 +1,4 @@
-"""What happened to each patch in this process."""
+"""The outcomes of the patches in this process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def of_patch(patch_id: str) -> list[Outcome]:
 
 
 def anything() -> bool:
-    """Tell whether any patch has had its turn in this process."""
+    """Tell whether any patch has an outcome in this process."""
     return bool(_outcomes)
 
 
 def in_force(patch: Patch, outcome: Outcome) -> bool:
-    """Tell whether an applied repair still acts, also where other code has since changed its places."""
+    """Tell whether an applied repair is still active, even if other code has changed its places since."""
     if outcome.changes is None or outcome.module is None or outcome.changes.in_place:
         return True
     try:

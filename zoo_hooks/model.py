@@ -1,4 +1,4 @@
-"""The words of the package: what a patch is, and what can become of it."""
+"""The types of the package: a patch, its verdicts, statuses and outcomes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, Literal, get_args
 from zoo_hooks.changes import Changes
 
 Severity = Literal["silent wrong result", "security", "crash", "memory"]
-"""What a bug does at its worst, the worst first. A crash is whatever is seen: an error, or a hang."""
+"""The worst effect of a bug, worst first. A crash is an error or a hang: an effect that users notice."""
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 class Verdict(enum.Enum):
-    """What a probe says of the installed code."""
+    """What a probe says about the installed code."""
 
     AFFECTED = "affected"
     FIXED = "fixed"
@@ -26,7 +26,7 @@ class Verdict(enum.Enum):
 
 
 class Status(enum.Enum):
-    """What became of a patch in this process."""
+    """The status of a patch in this process."""
 
     PENDING = "pending"
     APPLIED = "applied"
@@ -40,12 +40,12 @@ class Status(enum.Enum):
 
 @contextmanager
 def symptom(kind: type[Exception], words: str, by: Callable[..., Any] | None = None) -> Iterator[None]:
-    """For probes: end the block at the error by which a bug is known, and at no other.
+    """For probes: suppress the error by which a bug is known, and no other error.
 
-    An upstream renames parameters, moves names, raises other errors: what a probe's own call has caused must
-    not pass for the bug. So the error has to hold these words of the bug's own and, where they could be
-    anybody's, to be raised in the code of ``by`` itself. Any other goes on, and the engine takes it for
-    UNKNOWN.
+    Upstreams rename parameters and move names, so a probe's own call may fail for another reason. Such an
+    error must not count as the bug. So the error text has to contain ``words``. If these words are not
+    specific to the bug, the error also has to be raised in the code of ``by`` itself. Any other error
+    propagates, and the engine records UNKNOWN.
     """
     try:
         yield
@@ -62,10 +62,10 @@ def symptom(kind: type[Exception], words: str, by: Callable[..., Any] | None = N
 
 @dataclass(frozen=True)
 class Figure:
-    """What a canary saw.
+    """The result of a canary.
 
-    ``value`` is shown in the unit that ``Patch.measures`` names; ``healthy`` says whether a right
-    upstream gives such a value.
+    ``value`` is shown in the unit that ``Patch.measures`` names. ``healthy`` says whether an upstream without
+    the bug gives such a value.
     """
 
     value: float | str
@@ -74,45 +74,44 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Patch:
-    """One upstream bug and its repair. Its module's docstring is the case report.
+    """One upstream bug and its repair. The docstring of its module is the case report.
 
-    ``probe`` and ``repair`` are handed the target's module as it stands in ``sys.modules``; with
-    ``when="before"`` the module's body has not run yet, and what the repair changes is undone as
-    soon as it has.
+    ``probe`` and ``repair`` get the target's module from ``sys.modules``. With ``when="before"`` they run
+    before the body of the module, and the changes of the repair are undone as soon as the body has run.
     """
 
     module: str
-    """Name of the module that holds this record, ``__name__`` there."""
+    """Name of the module that holds this record: its ``__name__``."""
     title: str
     """The bug in one line."""
     severity: Severity
-    """The worst that its case report tells of."""
+    """The worst effect that the case report describes."""
     guard: bool = False
     """True where the repair only stands ready, for what may never come: a package that fails to load, a file
     that leads outside. It is counted as a guard, and not said to have repaired anything."""
     targets: tuple[str, ...]
     """The modules whose import triggers the patch."""
     affects: tuple[str, ...]
-    """Requirements (PEP 508) of the releases with the bug: a claim that is tested, never a gate."""
+    """Requirements (PEP 508) of the releases with the bug. Tested, but without effect at run time."""
     links: tuple[str, ...]
-    """Upstream issues, pull requests or source lines. Empty where none is known."""
+    """Upstream issues, pull requests or source lines. Empty if none is known."""
     measures: str
-    """What the canary's figure is, with its unit and the value of a right upstream."""
+    """What the canary's figure is, with its unit and the expected value."""
     probe: Callable[[ModuleType], Verdict]
     repair: Callable[[ModuleType, Changes], None]
     canary: Callable[[], Figure]
     when: Literal["after", "before"] = "after"
     requires: tuple[str, ...] = ()
-    """Modules that must have been imported too; until then the patch is PENDING."""
+    """Other modules that must be imported first; until then the patch is PENDING."""
     symptoms: tuple[str, ...] = ()
-    """Words of the bug's own error, one of which tells it. `` @ `` parts them from frames that it needs too:
-    names of functions, or ends of file names. Empty where nothing is raised."""
+    """Error texts, any of which identifies the bug. `` @ `` separates a text from frames that the traceback
+    must have too: names of functions, or ends of file names. Empty if the bug raises no error."""
     behavioural: bool = True
-    """False where the probe reads only source or signatures, which a repair does not change."""
+    """False if the probe only reads source or signatures, which a repair does not change."""
 
     @property
     def id(self) -> str:
-        """Upstream and bug, as the file lies: ``transformers/cache-static-zero-shared``."""
+        """Upstream and bug, from the path of the file: ``transformers/cache-static-zero-shared``."""
         return f"{self.upstream}/{self.module.rpartition('.')[2].replace('_', '-')}"
 
     @property
@@ -123,14 +122,14 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one patch at one target."""
+    """The outcome of one patch at one target."""
 
     patch: str
     """The patch's id."""
     target: str
     status: Status
     reason: str = ""
-    """Why, in a sentence; empty where the status says it all."""
+    """The reason for the status; may be empty."""
     error: BaseException | None = None
     late: bool = False
     """True if the target was imported before zoo-hooks could see it, and was repaired afterwards."""

@@ -1,4 +1,4 @@
-"""What is logged, and when: never while a lock of the import system could be waited for."""
+"""Logging, but never while another thread could be waiting for a lock of the import system."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _at_exit = False
 
 
 def say(level: int, message: str) -> None:
-    """Log once on the logger ``zoo_hooks``; later, if that could make an import wait.
+    """Log a message once on the logger ``zoo_hooks``; later, if logging now could block an import.
 
-    While one thread imports and logs, another may hold the lock of a handler and wait for that very
-    import. So with other threads about, what is said during an import is kept until it is over: for the
-    next that is said outside one, for a report, or for the end of the process.
+    While one thread imports and logs, another may hold the lock of a handler and wait for that import. So if
+    there are other threads, messages during an import are kept. They are logged with the next message outside
+    of an import, with a report, or at the end of the process.
     """
     global _at_exit
     if message in _said or (level < WARNING and "logging" not in sys.modules):
@@ -36,7 +36,7 @@ def say(level: int, message: str) -> None:
 
 
 def flush() -> None:
-    """Log what waits. What a filter or handler raises at that is dropped: the user has not logged it."""
+    """Log the waiting messages. Errors of filters and handlers are dropped: the user did not log this."""
     while _waiting:
         level, message = _waiting.popleft()
         try:

@@ -1,6 +1,6 @@
 """A line in pytest's header, an option that switches the hooks off, and ``%load_ext zoo_hooks.plugin``.
 
-pytest imports this module at its start, so it imports nothing: what it needs it asks for when it is called.
+pytest imports this module at its start, so it imports nothing at its top.
 """
 
 import zoo_hooks
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: "Any") -> None:
-    """Add the option to pytest's."""
+    """Add the option ``--zoo-hooks-off``."""
     parser.getgroup("zoo-hooks").addoption(
-        "--zoo-hooks-off", action="store_true", help="repair nothing in this run, as with ZOO_HOOKS=0"
+        "--zoo-hooks-off", action="store_true", help="run without any repair, as with ZOO_HOOKS=0"
     )
 
 
 def pytest_configure(config: "Any") -> None:
-    """Switch the hooks off, in this process and those that the tests start, and undo what was repaired."""
+    """Switch zoo-hooks off in this process and those that the tests start, and undo the repairs."""
     if config.getoption("--zoo-hooks-off"):
         import os
 
@@ -41,6 +41,6 @@ def pytest_report_header(config: "Any") -> str:
 
 
 def load_ipython_extension(ipython: "Any") -> None:  # noqa: ARG001
-    """Repair what the kernel had imported before zoo-hooks was installed, and say what acts."""
+    """Repair what the kernel imported before zoo-hooks was installed, and print what is active."""
     zoo_hooks.activate()
     zoo_hooks.log()

@@ -1,4 +1,4 @@
-"""What of zoo-hooks acts in this process, for the logs of an experiment."""
+"""Which repairs are active in this process, for the logs of an experiment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zoo_hooks.reports import status_of
 
 
 def fingerprint() -> str:
-    """What of zoo-hooks acts in this process, in one word for experiment logs.
+    """Return one word that identifies the active repairs, for experiment logs.
 
-    The version of zoo-hooks, and 16 hexadecimal digits that are the same in every process with the same
-    repairs of the same versions of their upstreams: ``0.1.0-5bd1c0ffee5bd1c0``. Where nothing is applied it
-    says so in place of the digits: ``off``, ``dry-run``, or ``nothing-applied``, of which a warning is logged
-    if no library with a patch has been imported yet.
+    It consists of the version of zoo-hooks and 16 hexadecimal digits, such as ``0.1.0-5bd1c0ffee5bd1c0``. The
+    digits are equal in all processes that apply the same repairs to the same versions of the libraries. If no
+    repair is applied, ``off``, ``dry-run`` or ``nothing-applied`` takes the place of the digits. With
+    ``nothing-applied`` a warning is logged if no library with a patch has been imported yet.
     """
     applied = [
         [patch.id, [[name, version(name)] for name in sorted(claimed_upstreams(patch))]]
@@ -47,11 +47,11 @@ def _why_none() -> str:
 
 
 def config() -> dict[str, str]:
-    """What acts in this process, as the configuration of a run.
+    """Return the active repairs as the configuration of a run.
 
-    Its keys begin with ``zoo_hooks_``: ``version``, ``mode`` (``on``, ``dry-run`` or ``off``), ``applied``
-    (ids, with commas between them) and ``fingerprint``. For ``wandb.config.update``, ``mlflow.log_params``,
-    TensorBoard's ``add_hparams``. Call it after the imports.
+    The keys begin with ``zoo_hooks_``: ``version``, ``mode`` (``on``, ``dry-run`` or ``off``), ``applied``
+    (ids separated by commas) and ``fingerprint``. For ``wandb.config.update``, ``mlflow.log_params``,
+    and TensorBoard's ``add_hparams``. Call it after the imports.
     """
     return {
         "zoo_hooks_version": zoo_hooks.__version__,
@@ -68,7 +68,7 @@ def mode() -> str:
 
 
 def line() -> str:
-    """What acts in this process in a sentence, with the libraries in which it acts."""
+    """One line: how many repairs are active in this process, and in which libraries."""
     applied = _applied()
     names = sorted({patch.upstream for patch in applied})
     where = ", ".join(f"{name} {version(name) or ''}".rstrip() for name in names)
@@ -80,7 +80,7 @@ def line() -> str:
 
 
 def log() -> None:
-    """Write that sentence to standard error, once: ``ZOO_HOOKS_LOG=1`` does it at the end of the process."""
+    """Write this line to standard error now. ``ZOO_HOOKS_LOG=1`` writes it when the process ends."""
     sys.stderr.write(f"{line()}\n")
 
 

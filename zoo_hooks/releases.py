@@ -1,4 +1,4 @@
-"""What is installed, and which other releases would do better. Read for reports, never at start."""
+"""Which releases are installed, and which would fix a bug. Read for reports, never at start-up."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def version(upstream: str) -> str | None:
 
 
 def claimed_upstreams(patch: Patch) -> set[str]:
-    """Names of the distributions that a patch's claim speaks of."""
+    """Names of the distributions in a patch's ``affects``."""
     from packaging.requirements import Requirement
 
     return {Requirement(claim).name for claim in patch.affects}
 
 
 def fixed_in(patch: Patch) -> list[str]:
-    """Requirements, such as ``trl>=0.27.0``, each of which makes the patch needless by itself.
+    """Requirements, such as ``trl>=0.27.0``, each of which fixes the bug by itself.
 
-    They are the upper ends of the claim: the side of a pair that has one is the side that is behind.
-    None if the newest releases have the bug.
+    They are the upper bounds in ``affects``. Of a pair of libraries, the one with an upper bound is the one
+    that has to be upgraded. Empty if the newest releases have the bug.
     """
     from packaging.requirements import Requirement
 
@@ -43,7 +43,7 @@ def fixed_in(patch: Patch) -> list[str]:
 
 
 def met(requirement: str) -> str | None:
-    """Installed version, if the requirement allows it; None if it is another one, or none is installed."""
+    """Installed version if it meets the requirement; None if it does not, or if nothing is installed."""
     from packaging.requirements import Requirement
 
     needed = Requirement(requirement)
@@ -52,7 +52,7 @@ def met(requirement: str) -> str | None:
 
 
 def misfits(upstreams: Iterable[str]) -> Iterator[str]:
-    """A sentence for each installed package that an upstream declares not to work with."""
+    """A message for each installed package that the requirements of an upstream exclude."""
     import importlib_metadata
     from packaging.requirements import Requirement
 
@@ -63,6 +63,6 @@ def misfits(upstreams: Iterable[str]) -> Iterator[str]:
             applies = not needed.marker or needed.marker.evaluate({"extra": ""})
             if has and applies and not needed.specifier.contains(has, prereleases=True):
                 yield (
-                    f"{upstream} {version(upstream)} does not work with {needed.name} {has}, which no "
-                    f"patch can repair; what fits: pip install '{needed.name}{needed.specifier}'"
+                    f"{upstream} {version(upstream)} does not work with {needed.name} {has}, and no "
+                    f"patch can repair that. This fits: pip install '{needed.name}{needed.specifier}'"
                 )

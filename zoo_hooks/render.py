@@ -42,9 +42,9 @@ WORDS = {
     "SKIPPED": "switched off",
     "PENDING": "not imported",
 }
-"""What each status is called in a sentence."""
+"""The word for each status in a sentence."""
 ALWAYS = ("APPLIED", "NOT_NEEDED", "FAILED")
-"""Those of which the sentence gives the number even if it is 0."""
+"""Statuses whose number is shown even if it is 0."""
 ATTENTION = ("FAILED", "UNKNOWN", "OVERWRITTEN")
 ACTIVE = ("APPLIED", "DRY_RUN")
 WIDE = 140

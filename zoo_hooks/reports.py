@@ -1,4 +1,4 @@
-"""What is said of the patches in this process. The engine does without: it is imported when asked for."""
+"""The report on the patches in this process. The engine does not need it; it is imported on request."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class Row:
     title: str
     late: bool
     fixed_in: tuple[str, ...] = ()
-    """Requirements each of which makes the patch needless by itself; none if no release is known."""
+    """Requirements, each of which fixes the bug by itself; empty if no release is known to."""
     guard: bool = False
     """True where a repair that is APPLIED only stands ready (see ``Patch.guard``)."""
     missing: tuple[str, ...] = ()
-    """Distributions that the bug needs and that are not installed."""
+    """Distributions that are involved in the bug and are not installed."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as JSON knows it."""
+        """The row as in the JSON."""
         lists = {"fixed_in": list(self.fixed_in), "missing": list(self.missing)}
         return {**vars(self), "status": self.status.name, **lists}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The state of every patch in this process: rows, which print as a summary and a table."""
+    """The status of every patch in this process: a sequence of rows that prints as summary and table."""
 
     rows: tuple[Row, ...]
 
@@ -70,11 +70,11 @@ class Report:
         return len(self.rows)
 
     def as_dict(self) -> list[dict[str, Any]]:
-        """The rows as JSON knows them."""
+        """The rows as in the JSON."""
         return [row.as_dict() for row in self.rows]
 
     def summary(self) -> str:
-        """The state in one line: how many patches are repaired, not needed, failed."""
+        """The report in one line: how many patches are applied, not needed, or failed."""
         from zoo_hooks import render
 
         return render.summary(self.as_dict())
@@ -98,7 +98,7 @@ class Report:
 
 
 def report() -> Report:
-    """Say what became of each patch in this process, with the versions installed."""
+    """Return the status of each patch in this process, with the installed versions."""
     notices.flush()
     current = settings.read()
     rows = [row(patch, current) for patch in catalogue.everything()]
@@ -111,7 +111,7 @@ def report() -> Report:
 
 
 def row(patch: Patch, current: settings.Settings) -> Row:
-    """Say what became of one patch under those settings."""
+    """Return the status of one patch under these settings."""
     installed = version(patch.upstream)
     outcomes = [outcome for outcome in of_patch(patch.id) if outcome.status is not Status.PENDING]
     if outcomes:
@@ -141,8 +141,8 @@ def status_of(patch: Patch, outcome: Outcome) -> tuple[Status, str]:
     """The status of a patch at a target now, and why: other code may have changed its places since."""
     if outcome.status is Status.APPLIED and not in_force(patch, outcome):
         return Status.OVERWRITTEN, (
-            "other code has replaced what the repair had put in, and the bug may be back; "
-            "zoo_hooks.activate() repairs it again"
+            "other code has replaced the repair, and the bug may be back; "
+            "zoo_hooks.activate() applies the repair again"
         )
     return outcome.status, outcome.reason
 

@@ -1,4 +1,4 @@
-"""What ``ZOO_HOOKS`` and ``ZOO_HOOKS_STRICT`` say; read anew each time, parsed once for each value."""
+"""The variables ``ZOO_HOOKS`` and ``ZOO_HOOKS_STRICT``; read each time, parsed once for each value."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from zoo_hooks import OFF_WORDS, catalogue, notices, switched_off
 ON_WORDS = frozenset({"1", "on", "true", "yes", "y", "t", "all", "enable", "enabled"})
 DRY_RUN_WORDS = frozenset({"dry-run", "dryrun", "dry_run", "dry"})
 FORMS = (
-    "0 (off), 1 (on, the default), dry-run, patch ids with * allowed, as in peft/*,cache-* (only these) "
-    "or -peft/*,-cache-* (all but these), or an upstream, as in -peft"
+    "0 (off), 1 (on, the default), dry-run, ids or patterns such as peft/*,cache-* (only these patches) "
+    "or -peft/*,-cache-* (all but these), or an upstream such as -peft"
 )
 LONGEST = 4000
 """Characters that are read. All patch ids are half as long."""
 HINTS = 3
-"""Words of one value that are told of."""
+"""Unknown words of one value that the warning names."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Settings:
     off: bool = False
     dry_run: bool = False
     only: tuple[str, ...] | None = None
-    """Ids that are named; None where no word names any."""
+    """Ids that are selected; None if no word selects any."""
     without: tuple[str, ...] = ()
 
     def refusal(self, patch_id: str) -> str:
@@ -35,17 +35,17 @@ class Settings:
         if self.off:
             return "switched off by ZOO_HOOKS"
         if patch_id in self.without:
-            return "left out by ZOO_HOOKS"
+            return "excluded by ZOO_HOOKS"
         if self.only is not None and patch_id not in self.only:
-            return "not among those that ZOO_HOOKS names"
+            return "not among the patches that ZOO_HOOKS selects"
         return ""
 
 
 def read() -> Settings:
     """Parse the environment.
 
-    Whoever sets the variable wants less than the default. So a word that means nothing selects nothing,
-    and one that should leave something out, and is not understood, leaves out everything. It is told of once.
+    Setting the variable means wanting less than the default. So an unknown word selects nothing, and an
+    unknown word with a minus excludes everything. A warning is logged once.
     """
     if switched_off():
         return Settings(off=True)
@@ -59,7 +59,7 @@ def _parse(text: str) -> Settings:
     words = [word.strip() for word in text[:LONGEST].split(",") if word.strip()]
     chosen: list[str] = []
     without: list[str] = []
-    unknown: list[str] = [] if len(text) <= LONGEST else [f"what follows {LONGEST} characters"]
+    unknown: list[str] = [] if len(text) <= LONGEST else [f"the text after {LONGEST} characters"]
     for word in words:
         if word not in DRY_RUN_WORDS | ON_WORDS:
             found = _ids(word.removeprefix("-"))
@@ -92,7 +92,7 @@ def _tell_unknown(unknown: list[str], current: Settings) -> None:
     notices.say(
         notices.WARNING,
         f"ZOO_HOOKS: {', '.join(said)}{more} {'is' if len(unknown) == 1 else 'are'} no setting and no patch. "
-        f"To be on the safe side {left[:300]} is repaired. Valid forms: {FORMS}.",
+        f"To be safe, {left[:300]} is repaired. Valid forms: {FORMS}.",
     )
 
 
@@ -107,7 +107,7 @@ def _nearest(word: str) -> list[str]:
 
 def strict() -> bool:
     """Tell whether ``ZOO_HOOKS_STRICT`` asks for errors to be raised."""
-    return _is_on("ZOO_HOOKS_STRICT", "errors do not raise")
+    return _is_on("ZOO_HOOKS_STRICT", "errors of patches are not raised")
 
 
 def logs() -> bool:

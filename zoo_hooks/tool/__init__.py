@@ -1,7 +1,7 @@
-"""What runs only when a person asks: nothing of a user's process imports it."""
+"""The command line. No module that runs in the processes of users imports it."""
 
 NOT_HERE = """
 import sys
 sys.path[:] = filter(None, sys.path)
 """
-"""How code for another interpreter begins: nothing of the current folder is run, which -c makes possible."""
+"""The first lines of code for another interpreter: with -c, Python would import from the current folder."""

@@ -1,4 +1,4 @@
-"""The commands that answer from what was measured: audit, plan, explain, osv."""
+"""The commands that answer from the atlas: audit, plan, explain, osv."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ WORDS = "a release, such as transformers==5.24.0, or a pylock.toml, uv.lock, poe
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    command = _command(commands, _audit, "audit", "the known bugs of a set of releases, and what ends each")
-    command.add_argument("words", nargs="*", metavar="RELEASE", help=f"{WORDS}; none: what is installed")
+    command = _command(commands, _audit, "audit", "list known bugs of a set of releases, and what fixes each")
+    command.add_argument("words", nargs="*", metavar="RELEASE", help=f"{WORDS}; default: what is installed")
     command.add_argument("--strict", action="store_true", help="exit with 1 for repaired bugs too")
     form = command.add_mutually_exclusive_group()
     form.add_argument("--sarif", action="store_true", help="print SARIF 2.1.0, for code scanning")
     form.add_argument("--github", action="store_true", help="print annotations for GitHub's runs")
-    command = _command(commands, _plan, "plan", "what an upgrade takes away and brings, or the best releases")
+    command = _command(commands, _plan, "plan", "show what an upgrade fixes and breaks, or the best releases")
     command.add_argument("words", nargs="+", metavar="RELEASE", help=WORDS)
     command.add_argument("--best", action="store_true", help="find the newest releases of these packages")
-    command = _command(commands, _explain, "explain", "which known bug a traceback shows")
-    command.add_argument("file", nargs="?", help="a file with the traceback; none: standard input")
+    command = _command(commands, _explain, "explain", "say which known bug caused a traceback")
+    command.add_argument("file", nargs="?", help="a file with the traceback; default: standard input")
     command = commands.add_parser("osv", help="write the patches as OSV records", description=osv.__doc__)
     command.add_argument("folder", type=Path, help="the folder to write a file for each patch into")
     command.set_defaults(run=_osv)
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
 def _command(commands: Any, run: Any, name: str, does: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does)
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    command.add_argument("--python", help="another interpreter, whose environment is meant")
+    command.add_argument("--python", help="use the environment of this interpreter")
     if name != "explain":
         command.add_argument("-r", "--requirement", action="append", default=[], metavar="FILE",
                              help="a requirements or lock file")  # fmt: skip
@@ -74,7 +74,7 @@ def _plan(options: argparse.Namespace) -> int:
     now = _asked(options, [])
     upgrade = requirements.asked(options.words, [], audit.known(measured), options.python)
     if upgrade.pins.keys() <= {"python"}:
-        raise Unreadable("; ".join(upgrade.notes) or f"{upgrade.where} pins nothing that is known")
+        raise Unreadable("; ".join(upgrade.notes) or f"{upgrade.where} pins no package that zoo-hooks knows")
     upgrade.pins.pop("python")
     planned = plan.plan(now, upgrade, measured, _trouble(now, options))
     parts = {"takes away": planned.gone, "brings": planned.brought, "keeps": planned.kept}
@@ -95,9 +95,9 @@ def _plan(options: argparse.Namespace) -> int:
 def _best(options: argparse.Namespace, measured: atlas.Atlas) -> int:
     wanted = [parsed(word) for word in options.words]
     known = [one for one in wanted if measured.versions(canonicalize_name(one.name))]
-    terminal.warn(*(f"nothing was measured of {one.name}; left out" for one in wanted if one not in known))
+    terminal.warn(*(f"no measurements of {one.name}; left out" for one in wanted if one not in known))
     if not known:
-        raise Unreadable("no package is left to choose releases of")
+        raise Unreadable("no package is left to choose releases for")
     python = requirements.asked([], [], [], options.python).versions["python"]
     found = {
         "the newest without a silent wrong result": plan.best(known, measured, python, plan.not_silent),
@@ -133,12 +133,12 @@ def _explain(options: argparse.Namespace) -> int:
         terminal.show_json({"error": trace.error, "bugs": rows, "nearest": near and near.id})
     elif rows:
         for row in rows:
-            print(f"{row['id']}: {row['title']}\nThe hooks repair it. They did not: {row['why_not']}")
+            print(f"{row['id']}: {row['title']}\nzoo-hooks repairs it. Why it did not: {row['why_not']}")
             print(
                 f"fixed in: {' or '.join(row['fixed_in']) or 'no release yet'}; zoo-hooks show {row['id']}\n"
             )
     else:
-        print(f"no known bug shows itself so{f'; the nearest is {near.id}: {near.title}' if near else ''}")
+        print(f"no known bug matches this error{f'; the nearest is {near.id}: {near.title}' if near else ''}")
     return 0 if found else 1
 
 
@@ -155,12 +155,12 @@ def _asked(options: argparse.Namespace, words: Iterable[str]) -> Asked:
     files = getattr(options, "requirement", [])
     asked = requirements.asked(words, files, audit.known(atlas.read()), options.python)
     if not asked.installed and not asked.pins.keys() - {"python"} and not asked.others:
-        raise Unreadable("; ".join(asked.notes) or f"{asked.where} pins nothing")
+        raise Unreadable("; ".join(asked.notes) or f"{asked.where} pins no package that zoo-hooks knows")
     return asked
 
 
 def _trouble(asked: Asked, options: argparse.Namespace) -> str | None:
-    """Why the hooks do nothing in an environment; None if they do, or if it is no environment."""
+    """Why zoo-hooks is not active in the environment; None if it is, or if the question is not about one."""
     if not asked.installed:
         return None
     if options.python:
@@ -187,11 +187,11 @@ def _row(one: Finding) -> tuple[str, ...]:
 def _notes(answer: Answer) -> None:
     terminal.warn(*answer.notes)
     others = answer.asked.others
-    terminal.warn(f"nothing is known of {others} other packages" if others else None)
+    terminal.warn(f"there is no data about {others} other packages" if others else None)
 
 
 def _count(answer: Answer) -> str:
-    return f"{_bugs(answer.findings)}, of which the hooks leave {len(answer.left)}"
+    return f"{_bugs(answer.findings)}, {len(answer.left)} of them not repaired by zoo-hooks"
 
 
 def _bugs(some: list[Finding]) -> str:

@@ -1,4 +1,4 @@
-"""What was measured on real releases, as ``zoo_hooks/atlas.json`` has it. No upstream is imported."""
+"""What was measured on real releases, from ``zoo_hooks/atlas.json``. No upstream is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.version import Version
 FILE = Path(__file__).parents[1] / "atlas.json"
 SCHEMA = 1
 VERDICTS = ("AFFECTED", "FIXED", "ABSENT", "UNKNOWN", "FAILED")
-"""What can be seen of a patch. ABSENT: the release has none of the code that the patch is about."""
+"""The possible results. ABSENT: the release does not have the code that the patch is about."""
 
 
 class Seen(NamedTuple):
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     repaired: str | None = None
     """The canary's figure with the hooks."""
     digest: str | None = None
-    """Of the patch when it was measured. None, like Python and date: before there was a record."""
+    """Digest of the measured patch. None, like Python and date, if it was not recorded."""
     python: str | None = None
     date: str | None = None
     """Day of the measurement, as in 2026-11-29."""
@@ -50,7 +50,7 @@ class Atlas:
     def __init__(self, data: dict[str, Any] | None = None) -> None:
         data = data or {"released": {}, "conflicts": {}, "patches": {}}
         self.released: dict[str, dict[str, str]] = data["released"]
-        """By distribution and version, the day on which that came out."""
+        """By distribution and version, the day of the release."""
         self.conflicts: dict[str, str] = data["conflicts"]
         """Releases that cannot be installed together, as ``peft 0.15.0, transformers 5.24.0``, and why."""
         self.patches: dict[str, list[Seen]] = {
@@ -59,21 +59,21 @@ class Atlas:
         }
 
     def of(self, patch: str) -> list[Seen]:
-        """All that was seen of a patch, by release."""
+        """All measurements of a patch, by release."""
         return self.patches.get(patch, [])
 
     def put(self, patch: str, seen: Seen) -> None:
-        """Keep what was seen in place of what the same releases had before."""
+        """Record a measurement; it replaces an earlier one on the same releases."""
         others = [one for one in self.of(patch) if one.releases != seen.releases]
         self.patches[patch] = sorted([*others, seen], key=lambda one: _order(one.releases))
 
     def versions(self, name: str) -> list[str]:
-        """Versions of a distribution that something was measured on, oldest first."""
+        """Measured versions of a distribution, oldest first."""
         found = {one.releases[name] for rows in self.patches.values() for one in rows if name in one.releases}
         return sorted(found, key=Version)
 
     def names(self) -> set[str]:
-        """Distributions that something was measured on."""
+        """Distributions with measurements."""
         return {name for rows in self.patches.values() for one in rows for name in one.releases}
 
     def first_seen(self, patch: str) -> dict[str, str] | None:
@@ -82,7 +82,7 @@ class Atlas:
         return min(affected, key=_order, default=None)
 
     def text(self) -> str:
-        """The file: a line for each set of releases, so that a new release is a readable change."""
+        """The text of the file. Each set of releases has its own line, so that changes are readable."""
         patches = []
         for patch, rows in sorted(self.patches.items()):
             made = {(row.digest, row.python, row.date) for row in rows}
@@ -111,7 +111,7 @@ def words(releases: dict[str, str]) -> str:
 
 @functools.cache
 def number(version: str) -> tuple[int, ...]:
-    """A version as numbers whose differences can be compared: its parts, and its place among candidates."""
+    """A version as numbers that can be compared: its parts, and its rank among release candidates."""
     read = Version(version)
     parts = (*read.release, 0, 0, 0)[:4]
     if read.pre:
@@ -120,7 +120,7 @@ def number(version: str) -> tuple[int, ...]:
 
 
 def nearest(version: str, others: Iterable[str]) -> str:
-    """The version that differs least; of two that differ alike the older one."""
+    """The version that differs least; of two with the same difference the older one."""
     return min(others, key=lambda other: distance(version, other))
 
 

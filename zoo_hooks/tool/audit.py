@@ -1,4 +1,4 @@
-"""Which known bugs a set of releases has, by what was measured; no upstream is imported."""
+"""Which known bugs a set of releases has, according to the atlas. No upstream is imported."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Judgement(NamedTuple):
     patch: Patch
     verdict: str
     releases: dict[str, str]
-    """Those of the set that the patch is about."""
+    """The releases of the set that the patch is about."""
     measured: dict[str, str]
-    """Those of the nearest measurement; empty where there is none."""
+    """The releases of the nearest measurement; empty if there is none."""
     seen: str | None = None
-    """What was seen there."""
+    """The verdict of that measurement."""
     claimed: tuple[str, ...] = ()
-    """Packages that it has no version of."""
+    """Packages of which that measurement has no version."""
 
     @property
     def exact(self) -> bool:
@@ -40,15 +40,15 @@ class Judgement(NamedTuple):
 
     @property
     def basis(self) -> str:
-        """What the answer rests on where these releases were not measured; else empty."""
+        """What the answer is based on if these releases were not measured; else empty."""
         if self.seen is None:
-            return "by its claim: never measured"
+            return "by its declared releases; never measured"
         if not self.exact and (self.verdict in BUG) == (self.seen in BUG):
             return f"nearest measured: {words(self.measured)}"
         if not self.exact:
-            return f"by its claim; the nearest measured, {words(self.measured)}, is {self.seen}"
+            return f"by its declared releases; nearest measured: {words(self.measured)}, {self.seen}"
         others = " and ".join(f"{name} {self.releases[name]}" for name in self.claimed)
-        return f"by its claim: not measured with {others}" if others else ""
+        return f"by its declared releases; not measured with {others}" if others else ""
 
 
 class Finding(NamedTuple):
@@ -60,11 +60,11 @@ class Finding(NamedTuple):
 
     @property
     def patch(self) -> Patch:
-        """The patch that is for it."""
+        """The patch for this bug."""
         return self.judgement.patch
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON knows it."""
+        """The finding as in the JSON."""
         judgement = self.judgement._asdict() | {"exact": self.judgement.exact}
         about = {name: getattr(self.patch, name) for name in ("id", "title", "severity", "links")}
         del judgement["patch"]
@@ -83,7 +83,7 @@ class Answer:
     asked: Asked
     findings: list[Finding] = field(default_factory=list)
     others: list[Judgement] = field(default_factory=list)
-    """What was looked at and is no bug there."""
+    """Patches that were judged and whose bugs these releases do not have."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -92,7 +92,7 @@ class Answer:
         return [finding for finding in self.findings if finding.trouble]
 
     def as_dict(self) -> dict[str, Any]:
-        """The answer as JSON knows it."""
+        """The answer as in the JSON."""
         names = ("verdict", "measured", "exact")
         others = [{"id": one.patch.id} | {name: getattr(one, name) for name in names} for one in self.others]
         bugs = [one.as_dict() for one in self.findings]
@@ -100,7 +100,7 @@ class Answer:
 
 
 def known(measured: Atlas) -> set[str]:
-    """Distributions that something is known of, and zoo-hooks itself."""
+    """Distributions with data, and zoo-hooks itself."""
     claimed = {
         canonicalize_name(name) for patch in catalogue.everything() for name in claimed_upstreams(patch)
     }
@@ -108,10 +108,10 @@ def known(measured: Atlas) -> set[str]:
 
 
 def audit(asked: Asked, measured: Atlas, trouble: str | None = None) -> Answer:
-    """Judge a set of releases; ``trouble`` is why the hooks do nothing there at all."""
+    """Judge a set of releases; ``trouble`` says why zoo-hooks is not active there at all."""
     answer = Answer(asked, notes=[*asked.notes, *_unmeasured(asked.versions, measured)])
     if any(pin.file for pin in asked.pins.values()) and "zoo-hooks" not in asked.pins:
-        answer.notes.append("zoo-hooks is not among these; it repairs only where it is installed")
+        answer.notes.append("zoo-hooks is not pinned here; it repairs only where it is installed")
     for patch in catalogue.everything():
         judgement = judge(patch, asked.versions, measured)
         if judgement and judgement.verdict in BUG:
@@ -122,15 +122,15 @@ def audit(asked: Asked, measured: Atlas, trouble: str | None = None) -> Answer:
             answer.others.append(judgement)
     answer.findings.sort(key=lambda one: (SEVERITIES.index(one.patch.severity), one.patch.id))
     unsure = [one.patch.id for one in answer.others if one.verdict == "UNKNOWN"]
-    answer.notes += [f"the probe could not tell, so the hooks do nothing: {one}" for one in unsure]
+    answer.notes += [f"the probe does not know this code, so zoo-hooks does nothing: {one}" for one in unsure]
     return answer
 
 
 def judge(patch: Patch, versions: dict[str, str], measured: Atlas) -> Judgement | None:
-    """What is known of a patch on these releases; None if one that the bug needs is not among them.
+    """What is known of a patch on these releases; None if a package of the bug is not among them.
 
-    Where just these were not measured the claim answers, which agrees with every measurement. The nearest
-    one is named.
+    If exactly these were not measured, ``affects`` gives the answer. It agrees with every measurement.
+    The nearest measurement is named.
     """
     names = sorted(map(canonicalize_name, claimed_upstreams(patch)))
     if not all(name in versions for name in names):
@@ -149,7 +149,7 @@ def judge(patch: Patch, versions: dict[str, str], measured: Atlas) -> Judgement 
 
 
 def claims(patch: Patch, versions: dict[str, str]) -> bool:
-    """Whether a patch claims to be for these releases."""
+    """Whether ``affects`` of a patch includes these releases."""
     return all(
         claim.specifier.contains(versions[canonicalize_name(claim.name)], prereleases=True)
         and (not claim.marker or claim.marker.evaluate({"python_full_version": versions["python"]}))
@@ -158,19 +158,19 @@ def claims(patch: Patch, versions: dict[str, str]) -> bool:
 
 
 def _distances(row: Seen, versions: dict[str, str], names: Iterable[str]) -> list[tuple[int, ...]]:
-    """By how much a row differs, in its upstream first; of two alike that with more packages comes first."""
+    """How much a row differs, by its upstream first; with equal differences, more packages come first."""
     known = [distance(versions[name], version) for name, version in row.releases.items()]
     return known + [(0, 0, 0, 0, 1) for name in names if name not in row.releases]
 
 
 def _unmeasured(versions: dict[str, str], measured: Atlas) -> list[str]:
-    """A line for each version that nothing was measured on, and each pair that does not go together."""
+    """A line for each version without measurements, and for each pair that cannot be installed together."""
     lines = []
     for name, version in sorted(versions.items()):
         there = measured.versions(name)
         if there and name != "python" and number(version) not in map(number, there):
             lines.append(
-                f"{name} {version} was never measured; the nearest that was is {nearest(version, there)}"
+                f"{name} {version} was never measured; the nearest measured is {nearest(version, there)}"
             )
     return [*lines, *conflicts(versions, measured)]
 

@@ -1,7 +1,7 @@
 """What a child interpreter of the survey does: ``main(TASK, ARGUMENT, ...)``.
 
-For each argument it prints a line of JSON, ``[argument, answer]``; whatever else is printed in it
-goes to standard error.
+For each argument it prints a line of JSON, ``[argument, answer]``. All other output goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _canary(patch_id: str) -> dict[str, Any]:
 
 
 def _absent(patch: Patch) -> str | None:
-    """A module that this release lacks, so that the patch stays PENDING."""
+    """A module of the patch that this release lacks, so that the patch stays PENDING."""
     if not any(map(_exists, patch.targets)):
         return patch.targets[0]
     return next((module for module in patch.requires if not _exists(module)), None)

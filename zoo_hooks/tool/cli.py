@@ -14,7 +14,7 @@ from zoo_hooks.tool.pins import Unreadable
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 if something is wrong, 2 for misuse."""
+    """Run the command line. Returns the exit status: 0, 1 if a check fails, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
     try:
         return terminal.ending_well(options.run, options)
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest command where one was mistyped."""
+    """Suggests the nearest command for a mistyped one."""
 
     def error(self, message: str) -> NoReturn:
         if "invalid choice: " in message:
@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="zoo-hooks",
-        description="Repairs of known bugs between ML libraries, made as those are imported.",
+        description="Repairs known bugs between ML libraries while they are imported.",
         epilog=f"ZOO_HOOKS: {settings.FORMS}. ZOO_HOOKS_STRICT=1: errors of a patch are raised.",
     )
     parser.add_argument("--version", action="version", version=zoo_hooks.__version__)
@@ -47,12 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
     state.add(commands)
     for run, name, does, ids in (
-        (_list, "list", "all patches: severity, bug, first release with it, releases without", "*"),
-        (_show, "show", "the case report of a patch", "+"),
+        (_list, "list", "list patches: severity, bug, first release with it, and what fixes it", "*"),
+        (_show, "show", "show the case report of a patch", "+"),
     ):
         command = commands.add_parser(name, help=does, description=does)
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        command.add_argument("ids", nargs=ids, metavar="ID", help="a patch's id, or several: peft, gemma4-*")
+        command.add_argument("ids", nargs=ids, metavar="ID", help="patch ids or patterns: peft, gemma4-*")
         if run is _list:
             command.add_argument("--upstream", action="append", default=[], metavar="NAME",
                                  help="only patches of this library")  # fmt: skip
@@ -111,17 +111,15 @@ def _show_one(patch: Patch) -> None:
 
 
 def _conclusion(patch: Patch) -> str:
-    """What the patch is about in this environment: installed releases, and whether these have the bug."""
+    """The installed releases of the patch's packages, and whether these have the bug."""
     measured = atlas.read()
     asked = requirements.asked([], [], audit.known(measured), None)
     judgement = audit.judge(patch, asked.versions, measured)
     if judgement is None:
         missing = [name for name in sorted(releases.claimed_upstreams(patch)) if not releases.version(name)]
-        return (
-            f"not affected, for {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-        )
+        return f"not affected: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
     off = installation.start_up_trouble() or settings.read().refusal(patch.id)
-    found = f"affected; {off or 'the hooks repair it'}" if judgement.verdict in audit.BUG else "not affected"
+    found = f"affected; {off or 'zoo-hooks repairs it'}" if judgement.verdict in audit.BUG else "not affected"
     basis = f" ({judgement.basis})" if judgement.basis else ""
     return f"{atlas.words(judgement.releases)}: {found}{basis}"
 

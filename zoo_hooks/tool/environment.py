@@ -34,16 +34,16 @@ SETTINGS = ("ZOO_HOOKS", "ZOO_HOOKS_STRICT", "ZOO_HOOKS_LOG")
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    does = "versions, settings and repairs, to paste into an issue"
+    does = "print versions, settings and repairs, to paste into an issue"
     command = commands.add_parser("env", help=does, description=does)
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
     command.set_defaults(run=_env)
-    does = "whether the hooks are active in an interpreter or a process, and if not, why"
+    does = "say whether zoo-hooks is active in an interpreter or process, and if not, why"
     command = commands.add_parser("doctor", help=does, description=does)
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--python", metavar="OTHER", help="another interpreter")
-    which.add_argument("--pid", type=int, help="a running process, which is not touched (Linux)")
+    which.add_argument("--python", metavar="OTHER", help="check this interpreter instead")
+    which.add_argument("--pid", type=int, help="check this running process, without touching it (Linux)")
     command.set_defaults(run=_doctor)
 
 
@@ -80,7 +80,7 @@ def _env(options: argparse.Namespace) -> int:
 
 @dataclass
 class _Process:
-    """What Linux tells of a process without touching it."""
+    """What Linux shows of a process without touching it."""
 
     command: list[str]
     environ: dict[str, str]
@@ -103,7 +103,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         terminal.show_json({"active": not found["trouble"], **found})
     else:
-        print(f"{where}: {found['trouble'] or 'the hooks are active'}")
+        print(f"{where}: {found['trouble'] or 'zoo-hooks is active'}")
         for line in found["damaged"]:
             print(f"damaged: {line}")
         if not found["damaged"] and "version" in found:
@@ -126,7 +126,7 @@ def _of_python(python: str, environ: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _of_process(pid: int) -> dict[str, Any] | None:
-    """What the interpreter of a process says, with the settings that the process began with."""
+    """The answer of a process's interpreter, with the settings that the process was started with."""
     process = _process(pid)
     found = _of_python(process.command[0], process.environ)
     if found is None:
@@ -153,9 +153,9 @@ def _process(pid: int) -> _Process:
         began = datetime.fromtimestamp(folder.stat().st_mtime, tz=timezone.utc)
         program = folder.joinpath("exe").readlink()
     except OSError as error:
-        raise Unreadable(f"process {pid} cannot be looked at: {error.strerror}") from None
+        raise Unreadable(f"process {pid} cannot be inspected: {error.strerror}") from None
     if "python" not in program.name:
-        raise Unreadable(f"process {pid} runs {program}, which is no Python")
+        raise Unreadable(f"process {pid} runs {program}, which is not Python")
     if not Path(command[0]).is_absolute():
         command[0] = str(program)
     return _Process(command, dict(item.split("=", 1) for item in environ if "=" in item), began)

@@ -1,4 +1,4 @@
-"""Which known bug a traceback shows, and why the hooks did not repair it; no upstream is imported."""
+"""Which known bug caused a traceback, and why zoo-hooks did not repair it. No upstream is imported."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FRAME = re.compile(
 SOURCE = re.compile(rf"^(?: {{4,}}| *-+> *\d| *\d+ )[^\n]*$|(?:{FRAME.pattern})[^\n]*", re.MULTILINE)
 LAZY = re.compile(r"Failed to import (\S+) because")  # as transformers and trl wrap it
 NEAR = 0.55
-"""How alike an error has to be to the words of a bug to be told of as the nearest."""
+"""How similar an error has to be to the text of a bug, so that the bug is named as the nearest."""
 
 
 class Trace(NamedTuple):
-    """What a text says that holds a traceback, or only its last line."""
+    """The parts of a traceback, or of its last line only."""
 
     messages: str
     """All but the frames and their source lines."""
@@ -53,7 +53,7 @@ class Trace(NamedTuple):
 
 
 def read(text: str) -> Trace:
-    """Take a text apart."""
+    """Parse a text."""
     text = ADDED.sub("", text.replace("\r\n", "\n"))
     frames = list(FRAME.finditer(text))
     files = tuple(frame["file"] or frame["shown"] for frame in frames)
@@ -65,7 +65,7 @@ def read(text: str) -> Trace:
 
 
 def explained(trace: Trace) -> list[Patch]:
-    """The patches one of whose symptoms the text shows, those with the longest symptom first."""
+    """The patches with a symptom that matches the text; the longest symptom comes first."""
     found = []
     for patch in catalogue.everything():
         shown = [symptom for symptom in patch.symptoms if shows(trace, symptom)]
@@ -75,7 +75,7 @@ def explained(trace: Trace) -> list[Patch]:
 
 
 def shows(trace: Trace, symptom: str) -> bool:
-    """Whether the words of a symptom are in the error, and each of its frames in the traceback."""
+    """Whether the text of a symptom is in the error, and each of its frames in the traceback."""
     words, *frames = (part.strip() for part in symptom.split("@"))
     return _says(trace, words) and all(
         frame in trace.functions or any(f".{frame}." in module for module in trace.modules)
@@ -84,7 +84,7 @@ def shows(trace: Trace, symptom: str) -> bool:
 
 
 def nearest(trace: Trace) -> Patch | None:
-    """The patch whose error is most like this one, None if none is."""
+    """The patch with the most similar error, None if none is similar."""
     best: Patch | None = None
     level, error = NEAR, trace.error[-200:]
     for patch in catalogue.everything():
@@ -98,14 +98,14 @@ def nearest(trace: Trace) -> Patch | None:
 
 
 def why_not(patch: Patch, answer: Answer, trace: Trace) -> str:
-    """Why the hooks did not repair a bug whose error was seen; by this environment, and by the frames."""
+    """Why zoo-hooks did not repair a bug, judged by this environment and by the frames of the traceback."""
     elsewhere = _other_environment(trace)
     if elsewhere and not elsewhere.is_dir():
-        return f"it was raised in {elsewhere}, which is not on this machine; run zoo-hooks explain there"
+        return f"the error was raised in {elsewhere}, which is not on this machine; run the command there"
     if elsewhere and not (elsewhere / "zoo_hooks.pth").exists():
-        return f"not installed there: {elsewhere} has no zoo-hooks"
+        return f"zoo-hooks is not installed in {elsewhere}"
     if elsewhere and answer.asked.python is None:
-        return f"it was raised in {elsewhere}; name the interpreter of that with --python"
+        return f"the error was raised in {elsewhere}; pass the interpreter of that environment with --python"
     missing = sorted(
         name for name in claimed_upstreams(patch) if canonicalize_name(name) not in answer.asked.pins
     )
@@ -113,20 +113,20 @@ def why_not(patch: Patch, answer: Answer, trace: Trace) -> str:
         return f"it was raised elsewhere: {' and '.join(missing)} is not installed in {answer.asked.where}"
     finding = next((one for one in answer.findings if one.patch is patch), None)
     if finding is None:
-        return f"the releases of {answer.asked.where} do not have it; they were others then"
+        return f"the releases of {answer.asked.where} do not have this bug; others were installed then"
     return finding.trouble or _too_late(patch)
 
 
 def _too_late(patch: Patch) -> str:
     way = "restart it" if patch.when == "before" else "restart it, or call zoo_hooks.activate()"
     return (
-        f"too late, or off in that process: {patch.targets[0]} was imported before zoo-hooks could see it, "
-        f"as in a notebook whose kernel ran before the installation ({way}), or ZOO_HOOKS was set there"
+        f"{patch.targets[0]} was imported before zoo-hooks could see it, for example in a notebook whose "
+        f"kernel was running before zoo-hooks was installed ({way}), or ZOO_HOOKS was set in that process"
     )
 
 
 def _other_environment(trace: Trace) -> Path | None:
-    """The site-packages that the frames are of, if it is not where this zoo-hooks is installed."""
+    """The site-packages folder of the frames, if this zoo-hooks is not installed there."""
     found = [re.match(r"((?:/|[A-Z]:).*?[\\/](?:site|dist)-packages)[\\/]", file) for file in trace.files]
     places = [Path(match[1]) for match in found if match]
     here = [Path(place).resolve() for place in sys.path if place]
@@ -134,5 +134,5 @@ def _other_environment(trace: Trace) -> Path | None:
 
 
 def _says(trace: Trace, words: str) -> bool:
-    """Whether the words stand in the error; ``*`` in them is anything in the same line."""
+    """Whether the error contains the words; ``*`` matches anything in the same line."""
     return bool(re.search(".*".join(map(re.escape, words.split("*"))), trace.messages))

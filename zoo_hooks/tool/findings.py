@@ -61,14 +61,14 @@ def _result(answer: Answer, finding: Finding, strict: bool) -> dict[str, Any]:  
 
 
 def _message(finding: Finding) -> str:
-    hooks = f"the hooks do not repair it: {finding.trouble}" if finding.trouble else "the hooks repair it"
+    hooks = f"zoo-hooks does not repair it: {finding.trouble}" if finding.trouble else "zoo-hooks repairs it"
     ends = " or ".join(fixed_in(finding.patch))
     basis = f" ({finding.judgement.basis})" if finding.judgement.basis else ""
     return f"{finding.patch.title}; {hooks}; fixed in {ends or 'no release yet'}{basis}"
 
 
 def _pin(answer: Answer, finding: Finding) -> Pin | None:
-    """Where the release of the upstream that has the bug is asked for."""
+    """Where the release of the upstream with the bug is pinned."""
     return answer.asked.pins.get(finding.patch.upstream.replace("_", "-"))
 
 

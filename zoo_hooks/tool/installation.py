@@ -1,4 +1,4 @@
-"""Whether zoo-hooks itself is installed as it should be."""
+"""Checks of the installation of zoo-hooks itself."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import zoo_hooks
 
 
 def start_up_trouble() -> str | None:
-    """Say why user code in this environment is not repaired by itself; None if it is."""
+    """Say why zoo-hooks is not active at the start of Python; None if it is."""
     if zoo_hooks.switched_off():
-        return "ZOO_HOOKS switches everything off in this shell"
+        return "ZOO_HOOKS switches zoo-hooks off"
     if zoo_hooks.installed():
         return None
     places = [Path(place) for place in [*site.getsitepackages(), site.getusersitepackages()]]
@@ -26,21 +26,21 @@ def start_up_trouble() -> str | None:
         why = "Python was started with -S, so it reads no .pth files"
     elif not files:
         why = (
-            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; pip install --target, "
-            "zip files and copied packages have it where Python does not read it, or not at all"
+            f"there is no zoo_hooks.pth in {' or '.join(map(str, places))}; after pip install --target, in "
+            "zip files and in copied packages it is missing, or lies where Python does not read it"
         )
     elif any("zoo_hooks.init" in file.read_text(errors="replace") for file in files):
         why = f"{files[0]} is there, but Python did not run it"
     else:
         why = f"{files[0]} has been overwritten"
     return (
-        f"user code is not repaired by itself: {why}. Reinstall zoo-hooks, or begin the script "
-        "with: import zoo_hooks; zoo_hooks.activate()"
+        f"zoo-hooks is not active at the start of Python: {why}. Reinstall zoo-hooks, or begin the "
+        "script with: import zoo_hooks; zoo_hooks.activate()"
     )
 
 
 def damaged_files() -> list[str]:
-    """A sentence for each file of ours that is not as it was installed."""
+    """A message for each file of zoo-hooks that was changed or removed after the installation."""
     import importlib_metadata
 
     try:
@@ -56,12 +56,12 @@ def damaged_files() -> list[str]:
         if not file.is_file():
             damaged.append(f"{file} is missing; reinstall zoo-hooks")
         elif _digest(file, method) != expected:
-            damaged.append(f"{file} is not as it was installed; reinstall zoo-hooks")
+            damaged.append(f"{file} was changed after the installation; reinstall zoo-hooks")
     return damaged
 
 
 def look() -> dict[str, Any]:
-    """Whether the hooks are active in this Python, our files whole, and what else runs at its start."""
+    """Whether zoo-hooks is active in this Python and undamaged, and what else runs at its start."""
     return {
         "version": zoo_hooks.__version__,
         "trouble": start_up_trouble(),

@@ -1,7 +1,7 @@
 """``pylock.toml``, ``uv.lock`` and ``poetry.lock``: all packages that they lock for this platform.
 
-Extras and groups are taken in: a lock file does not say which of them somebody installs. Only in a
-``pylock.toml`` do markers name them, and there the default groups are in.
+Extras and groups are included, because a lock file does not say which of them are installed. Only the markers
+of a ``pylock.toml`` name them; there, only the default groups are included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ else:
 
 
 def read(new: Asked, file: str, text: str) -> None:
-    """Take in what a lock file pins; Unreadable if it is none of the three."""
+    """Add the pins of a lock file; Unreadable if it is none of the three."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -68,7 +68,7 @@ def _applies(new: Asked, package: dict[str, Any], where: str, sets: dict[str, An
 
 
 def _markers(package: dict[str, Any]) -> Iterable[str]:
-    """The markers of a package, one of which has to hold; none if it is for all."""
+    """The markers of a package, one of which has to hold; empty if it is always installed."""
     if "resolution-markers" in package:  # uv.lock
         return list(package["resolution-markers"])
     marker = package.get("marker") or package.get("markers") or ()  # pylock.toml, poetry.lock
@@ -76,7 +76,7 @@ def _markers(package: dict[str, Any]) -> Iterable[str]:
 
 
 def _line(text: str, name: str, version: str | None) -> int | None:
-    """The line that names a package, of several the one with that version below it."""
+    """The line that names a package; if there are several, the one with that version below it."""
     lines = text.splitlines()
     named = [number for number, line in enumerate(lines) if line.replace(" ", "") == f'name="{name}"']
     below = [number for number in named if version and f'"{version}"' in "".join(lines[number : number + 2])]

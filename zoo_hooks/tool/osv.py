@@ -1,4 +1,4 @@
-"""The patches as records in the OSV format, for tools that read those: https://ossf.github.io/osv-schema."""
+"""Write the patches as records in the OSV format, for tools that read it: https://ossf.github.io/osv-schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "x_zoo-hooks-"
 
 
 def write(folder: Path, measured: Atlas) -> int:
-    """Write a file for each patch into a folder, which is made; returns how many. OSError if it cannot."""
+    """Create the folder and write a file for each patch. Returns how many; OSError if that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     patches = catalogue.everything()
     for patch in patches:
@@ -67,7 +67,7 @@ def record(patch: Patch, measured: Atlas) -> dict[str, Any]:
 
 
 def ranges(claim: Requirement) -> list[list[dict[str, str]]]:
-    """The releases that a claim allows, as events of ranges."""
+    """The releases that a requirement allows, as events of ranges."""
     parts = list(claim.specifier)
     low = next((part.version for part in parts if part.operator == ">="), "0")
     last = next((part.version for part in parts if part.operator == "<="), None)

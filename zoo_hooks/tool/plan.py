@@ -1,4 +1,4 @@
-"""What an upgrade takes away and brings, and which sets of releases are right; by what was measured."""
+"""Which bugs an upgrade removes and adds, and the best sets of releases, according to the atlas."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def _without(some: Answer, others: Answer) -> list[Finding]:
 
 
 def not_silent(judgement: Judgement) -> bool:
-    """Whether a set may have this, so that nothing in it is wrong in silence."""
+    """Whether this is allowed in a set without silent wrong results."""
     return judgement.verdict not in BUG or judgement.patch.severity != "silent wrong result"
 
 
 def mended(judgement: Judgement) -> bool:
-    """Whether a set may have this, so that all is right with the hooks."""
+    """Whether this is allowed in a set that is correct with zoo-hooks."""
     return judgement.verdict not in ("FAILED", "UNKNOWN")
 
 
@@ -66,11 +66,11 @@ class Set(NamedTuple):
 
     releases: dict[str, str]
     exact: bool
-    """Whether just these were measured for each patch; else some answers rest on the nearest that were."""
+    """Whether exactly these were measured for each patch; else the nearest measurements are used."""
 
     def __str__(self) -> str:
         pins = " ".join(f"{name}=={version}" for name, version in self.releases.items())
-        return pins + ("" if self.exact else "  (in part by the nearest releases that were measured)")
+        return pins + ("" if self.exact else "  (partly judged by the nearest measured releases)")
 
 
 def best(
@@ -78,8 +78,8 @@ def best(
 ) -> Set | None:
     """The newest set of releases that has only what is allowed; None if there is none.
 
-    Of two packages the one that is named first is the newer one rather than the other. A set that was
-    measured throughout goes before one that was not.
+    The first package is made as new as possible, then the second. A completely measured set comes before one
+    that is not.
     """
     choices = {str(canonicalize_name(one.name)): _newest_first(one, measured) for one in wanted}
     for exact in (True, False):
@@ -101,7 +101,7 @@ def _search(choices: dict[str, list[str]], chosen: dict[str, str], right: _Right
 
 
 class _Right:
-    """Whether releases have only what is allowed, as far as they are chosen; each pair is judged once."""
+    """Whether the releases chosen so far only have allowed bugs; each pair is judged once."""
 
     def __init__(
         self, measured: Atlas, python: str, allowed: Callable[[Judgement], bool], *, exact: bool
@@ -115,7 +115,7 @@ class _Right:
         self.answers: dict[tuple[str, ...], bool] = {}
 
     def __call__(self, chosen: dict[str, str], newest: str) -> bool:
-        """Judge what the package that was chosen last has a part in."""
+        """Judge the patches that involve the package that was chosen last."""
         return not conflicts(chosen, self.measured) and all(
             self._judged(patch, chosen)
             for patch, names in self.names.items()
@@ -132,7 +132,7 @@ class _Right:
 
 
 def _newest_first(wanted: Requirement, measured: Atlas) -> list[str]:
-    """Releases that were measured, by the day they came out where that is known of all, else by number."""
+    """Measured releases, by the day of release if that is known of all, else by number."""
     name = canonicalize_name(wanted.name)
     early = wanted.specifier.prereleases or False  # only where they are asked for
     versions = measured.versions(name)

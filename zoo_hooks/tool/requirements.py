@@ -1,4 +1,4 @@
-"""Which releases are asked about: those installed, those that words pin, or those of files."""
+"""The releases that a command is asked about: installed, pinned by words, or pinned by files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def asked(
 ) -> Asked:
     """The releases that words and files pin; without any, those that are installed.
 
-    Unreadable for a file that cannot be read, a requirement that is none, a Python that does not run.
+    Unreadable for an unreadable file, an invalid requirement, or a Python that does not run.
     """
     words = list(words)
     files = [*files, *(word for word in words if word.endswith(FILES))]
@@ -83,7 +83,7 @@ def asked(
 
 
 def read(file: str, errors: str = "strict") -> str:
-    """The text of a file; Unreadable if that cannot be had."""
+    """The text of a file; Unreadable if it cannot be read."""
     try:
         return Path(file).read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError:
@@ -95,7 +95,7 @@ def read(file: str, errors: str = "strict") -> str:
 def _word(new: Asked, requirement: Requirement) -> None:
     name = canonicalize_name(requirement.name)
     if name not in new.known:
-        new.notes.append(f"nothing is known of {requirement.name}; left out")
+        new.notes.append(f"there is no data about {requirement.name}; left out")
     elif requirement.marker is None or new.holds(str(requirement.marker)):
         if version := only(requirement):
             new.pin(name, version)
@@ -118,13 +118,13 @@ def _another(python: str, known: Iterable[str]) -> tuple[dict[str, str], dict[st
     try:
         found, markers = json.loads((run.stdout.splitlines() or [""])[-1])
     except ValueError:
-        said = (run.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise Unreadable(f"{python} does not say what it has: {said}") from None
+        said = (run.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise Unreadable(f"{python} does not report its packages: {said}") from None
     return found, markers
 
 
 class _Requirements:
-    """Requirements files, one of which may name others, and constraints."""
+    """Requirements files, which may name other files, and constraints."""
 
     def __init__(self, new: Asked) -> None:
         self.new = new
@@ -133,7 +133,7 @@ class _Requirements:
         self.constraints: dict[str, tuple[str, str, int]] = {}
 
     def read(self, file: str, text: str) -> None:
-        """Take in what a file pins, and what constraints pin of what it does not."""
+        """Add the pins of a file, and the pins of constraints for its other requirements."""
         self._file(file, text, constraint=False)
         for name, (said, where, line) in self.loose.items():
             if name in self.constraints:

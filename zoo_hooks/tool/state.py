@@ -15,21 +15,21 @@ from zoo_hooks.model import Patch
 from zoo_hooks.tool import installation, survey, terminal
 
 RESULTS = ("DOES NOT HOLD", "NO SYMPTOM", "repaired", "repaired by another patch")
-"""What is shown of verify's results, in this order; the rest with --all."""
+"""The results that verify shows, in this order; --all shows the rest."""
 
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
     for run, name, does in (
-        (_status, "status", "what each patch does in this environment"),
+        (_status, "status", "show the status of each patch in this environment"),
         (_verify, "verify", "measure each bug without and with its repair"),
-        (_check, "check", "exit with 1 if a patch is FAILED, UNKNOWN or OVERWRITTEN here, for CI"),
+        (_check, "check", "for CI: exit with 1 if a patch is FAILED, UNKNOWN or OVERWRITTEN"),
     ):
         command = commands.add_parser(name, help=does, description=does)
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        command.add_argument("ids", nargs="*", metavar="ID", help="a patch's id, or several: peft, gemma4-*")
+        command.add_argument("ids", nargs="*", metavar="ID", help="patch ids or patterns: peft, gemma4-*")
         if run is not _check:
-            command.add_argument("--all", action="store_true", help="show what needs no eyes, too")
+            command.add_argument("--all", action="store_true", help="also show what needs no attention")
         else:
             command.add_argument("--require", action="append", default=[], metavar="ID",
                                  help="exit with 1 unless this patch is APPLIED or NOT_NEEDED")  # fmt: skip
@@ -85,7 +85,7 @@ def _none(rows: list[dict[str, Any]]) -> str:
 
 
 def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rows come to, and on what."""
+    """The counts of the rows, and the versions."""
     versions = {row["upstream"]: row["version"] for row in rows if row["version"]}
     versions |= {"python": platform.python_version(), "zoo-hooks": zoo_hooks.__version__}
     return {"counts": render.counts(rows), "versions": versions}
@@ -114,7 +114,7 @@ def _verify(options: argparse.Namespace) -> int:
         headers = ("patch", "result", "without", "with zoo-hooks", "what is measured")
         _show(render.Grid(headers, cells), hidden)
         terminal.warn(trouble)
-        terminal.warn(bad and f"does not hold: {', '.join(bad)}")
+        terminal.warn(bad and f"these repairs do not hold: {', '.join(bad)}")
         terminal.warn(f"interrupted after {len(rows)} of {len(chosen)}" if interrupted else None)
     if interrupted:
         return terminal.INTERRUPTED
@@ -157,7 +157,7 @@ def _show(grid: render.Grid, more: int = 0) -> None:
 
 
 def _surveyed(ids: list[str]) -> tuple[list[dict[str, Any]], list[str], bool]:
-    """Rows of the report, what is broken in the upstreams themselves, and whether that was interrupted."""
+    """Rows of the report, upstreams that cannot be imported, and whether this was interrupted."""
     wanted = {patch_id for word in ids for patch_id in catalogue.named(word)}
     asked = {patch_id.partition("/")[0] for patch_id in wanted} or catalogue.upstreams()
     upstreams = [u for u in catalogue.upstreams() if u in asked and find_spec(u)]

@@ -1,4 +1,4 @@
-"""What patches do in this environment, found out in child interpreters, so that nothing leaks."""
+"""What patches do in this environment, found out in child processes, so that nothing leaks."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def statuses(
 ) -> Generator[tuple[list[dict[str, Any]], str | None], None, None]:
     """Rows of the report for each upstream, found by importing its targets in a child.
 
-    With ids in ``wanted`` only their targets are imported. With the rows what importing the upstream itself
-    raises, if it does.
+    With ids in ``wanted`` only their targets are imported. The second value is the error of importing the
+    upstream itself, if there is one.
     """
     names = " ".join(wanted)
 
@@ -47,7 +47,7 @@ def statuses(
             if answer:
                 trouble = answer["trouble"] and f"{upstream} cannot be imported: {answer['trouble']}"
                 return answer["rows"], trouble
-            trouble = f"the child that imported {upstream} died: {died}"
+            trouble = f"the process that imported {upstream} died: {died}"
         rows = [row for row in reports.report().as_dict() if row["upstream"] == upstream]
         return [row | {"status": "UNKNOWN", "reason": trouble} for row in rows], trouble
 
@@ -57,7 +57,7 @@ def statuses(
 
 @contextmanager
 def _children() -> Iterator[None]:
-    """However the block ends, no child outlives it, and none is started any more."""
+    """No child outlives the block, however it ends, and none is started afterwards."""
     _stopped.clear()
     try:
         yield
@@ -69,7 +69,7 @@ def _children() -> Iterator[None]:
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
-    """Kill a child, and what it has started."""
+    """Kill a child and its own children."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
 
@@ -77,7 +77,7 @@ def _kill(child: subprocess.Popen[str]) -> None:
 def verify(patches: Iterable[Patch]) -> Generator[dict[str, Any], None, None]:
     """Each patch's canary in two children, without and with the hooks.
 
-    One child runs all canaries of its side; if one of them ends it, another goes on with the rest.
+    One child runs all canaries of its side. If a canary ends the child, another runs the rest.
     """
     known = {patch.id: patch for patch in patches}
     answers: SimpleQueue[tuple[str, str, dict[str, Any]]] = SimpleQueue()
@@ -85,7 +85,7 @@ def verify(patches: Iterable[Patch]) -> Generator[dict[str, Any], None, None]:
     def ask(side: str) -> None:
         with tempfile.TemporaryDirectory() as own:  # where MLX writes kernels that the other child reads
             for patch_id, figure, trouble in _ask(side, list(known), TMPDIR=own):
-                died = {"value": f"the child died: {trouble}", "healthy": False, "missing": None}
+                died = {"value": f"the process died: {trouble}", "healthy": False, "missing": None}
                 answers.put((side, patch_id, figure or died))
 
     seen: dict[str, dict[str, dict[str, Any]]] = {"without": {}, "with": {}}
@@ -128,7 +128,7 @@ def _judge(without: dict[str, Any], with_hooks: dict[str, Any]) -> str:
 
 
 def _ask(task: str, arguments: list[str], **variables: str) -> Iterator[tuple[str, Any, str]]:
-    """Each argument with its answer or, where the child died of it, None and what it said last."""
+    """Each argument with its answer; or None and the last output, if the child died."""
     environment = os.environ | variables
     if task != "statuses":
         environment["ZOO_HOOKS"] = "0" if task == "without" else "1"

@@ -1,4 +1,4 @@
-"""How a command talks: progress, tables, warnings, and an end that leaves nothing behind."""
+"""The output of commands: progress, tables and warnings; and a clean exit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rich.text import Text
 from zoo_hooks import render
 
 SCHEMA = 1
-"""Of all JSON that the commands print; another number where a program that reads it has to change."""
+"""The number of the JSON format. It changes when programs that read the JSON have to change."""
 LINES = 10
-"""Of what was found that are shown while the rest is awaited."""
+"""How many of the latest results are shown while the rest is awaited."""
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def ending_well(run: Callable[[Any], int], options: Any) -> int:
-    """Run a command; returns its exit status, and that of a shell where Ctrl-C or a closed pipe ends it."""
+    """Run a command. Returns its exit status, or the usual one if Ctrl-C or a closed pipe ends it."""
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _ended)
@@ -50,9 +50,9 @@ def _ended(number: int, _: Any) -> None:
 def with_progress(
     results: Generator[Any, None, None], total: int, doing: str, line: Callable[[Any], str] | None = None
 ) -> tuple[list[Any], bool]:
-    """What was found, and whether Ctrl-C ended it early.
+    """The results, and whether Ctrl-C ended the run early.
 
-    On a terminal the last of it is shown while the rest is awaited, with ``line`` for each.
+    On a terminal the latest results are shown as lines made by ``line``.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -79,7 +79,7 @@ def with_progress(
 
 
 def show(grid: render.Grid) -> None:
-    """Print records, without colours where nobody looks."""
+    """Print records, in colours only on a terminal."""
     console = Console()
     if console.is_terminal:
         console.print(render.drawn(grid, console.width))
@@ -93,7 +93,7 @@ def show_json(data: dict[str, Any]) -> None:
 
 
 def warn(*messages: str | list[str] | None) -> None:
-    """Say what is wrong, if anything is."""
+    """Print warnings to standard error."""
     for message in messages:
         if message:
             print(f"zoo-hooks: {message}", file=sys.stderr)
