@@ -41,8 +41,6 @@ INSTEAD = {
     r"\bwhere that is possible\b": "if possible",
     r"\bwhat fits\b": "this fits",
     r"\bhooks leave\b": "not repaired by zoo-hooks",
-}
-IN_PAGES = INSTEAD | {
     r"\bcom(es?|ing) to light\b": "appears",
     r"\bcomes to the same\b": "has the same effect",
     r"\btold once\b": "a warning is logged once",
@@ -64,8 +62,7 @@ IN_PAGES = INSTEAD | {
     r", for (it|they|its|their|the|no|that|this)\b": "because",
     r"\banew\b": "again",
 }
-"""Patches are not asked for these yet."""
-LONGEST, LONGEST_IN_PAGES = 45, 32
+LONGEST = 32
 """Words of a sentence, or of a part between colons and semicolons."""
 PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
@@ -85,7 +82,6 @@ TEXTS = {
     for page in PAGES
     if page.name not in ("catalogue.md", "faults.md")
 }
-RULES = dict.fromkeys(TEXTS, (IN_PAGES, LONGEST_IN_PAGES))
 TEXTS["README.md"] = re.sub(r"(?s)<!-- patches -->.*<!-- /patches -->", "", TEXTS["README.md"])  # titles
 TEXTS |= {patch.id: said(patch) for patch in PATCHES}
 
@@ -95,7 +91,7 @@ def test_no_phrase_is_there_that_readers_have_stumbled_over(name):
     """The message says what to write instead."""
     found = [
         f"{match.group()!r}: write {better!r}"
-        for phrase, better in RULES.get(name, (INSTEAD, LONGEST))[0].items()
+        for phrase, better in INSTEAD.items()
         for match in re.finditer(phrase, TEXTS[name])
     ]
     assert not found
@@ -106,6 +102,5 @@ def test_no_sentence_is_too_long(name):
     """A reader at 2 a.m. has to get to its end."""
     plain = re.sub(r"```.*?```", "", TEXTS[name], flags=re.DOTALL)
     parts = re.split(r"(?<=[.:;?!])\s+|\n\n|\n- |\|", plain)
-    longest = RULES.get(name, (INSTEAD, LONGEST))[1]
-    long = [" ".join(part.split()) for part in parts if len(part.split()) > longest]
+    long = [" ".join(part.split()) for part in parts if len(part.split()) > LONGEST]
     assert not long, "divide it"

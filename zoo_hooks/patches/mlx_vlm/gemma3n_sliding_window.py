@@ -9,7 +9,7 @@ training, and for the prompt in generation. In the canary's random model, with a
 Cause
 -----
 The sliding-window layers get the same mask as the layers without a window. Their KV caches drop keys that
-are older than the window, so generating one token at a time is right.
+are older than the window, so generating one token at a time gives correct results.
 
 Repair
 ------

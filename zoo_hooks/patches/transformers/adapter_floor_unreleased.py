@@ -16,7 +16,7 @@ Repair
 ------
 zoo-hooks lowers the minimum to 0.20.0, as in 5.23.0, but only while peft finds the KV cache under its new
 name. That is the case while ``peft/prompt-learning-generate``, ``peft/prefix-tuning-heads`` and
-``peft/shadow-cache-dropped`` are in force, or while other code has repaired the same bugs. Otherwise the
+``peft/shadow-cache-dropped`` are active, or while other code has repaired the same bugs. Otherwise the
 minimum stays at 0.22.0. A peft below 0.20.0 is rejected as before.
 """
 

@@ -14,7 +14,7 @@ Repair
 ------
 zoo-hooks provides the module again as soon as any config or model of transformers has been imported. Its
 functions return the same masks as before. They do not emit the deprecation warning. The module is a working
-replacement and not an empty stub. It therefore stays importable for as long as the repair is in force, also
+replacement and not an empty stub. It therefore stays importable for as long as the repair is active, also
 for importers that zoo-hooks does not know. Other importers were examined (llm2vec, torchao's prototypes,
 optimum-intel). They fail because of other names, or require an older transformers.
 """

@@ -18,7 +18,7 @@ Repair
 The repair wraps each layer that takes the cache only under an old name. Such a layer gets no cache while it
 is checkpointed, as up to 5.23.0. A warning about this is logged once, except under ``torch.compile``. The
 layer also accepts ``cache``, so that it works inside transformers' own models. Classes that were created
-while the repair was in force keep the wrapper when the repair is undone. The wrapper then does nothing.
+while the repair was active keep the wrapper when the repair is undone. The wrapper then does nothing.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Symptom
 -------
 This affects ``google/umt5-*`` and every other UMT5 whose config says ``tie_word_embeddings=False``. The
-factor is 0.036 for umt5-base. There is no error. Greedy tokens are right, but the loss, its gradients,
+factor is 0.036 for umt5-base. There is no error. Greedy tokens are correct, but the loss, its gradients,
 sampling and beam search are wrong. Releases 5.0.0 to 5.2.0 have another symptom. There, a checkpoint that
 holds its embeddings once, as transformers 4 saves it, loads with random embeddings, and the loading report
 says so.
