@@ -2,9 +2,10 @@
 
 Symptom
 -------
-If ``import wandb`` raises, training fails with that error before it starts, even if the user did not ask for
-wandb. A wandb that was built for another numpy or protobuf raises, and one that is partly uninstalled. In 4.x ``TrainingArguments(...)``
-raises it by default, in 5.x with ``report_to="all"``. Before 4.55.0 ``Trainer(...)`` raises it.
+If ``import wandb`` raises, training fails with that error before it starts, even if the user did not ask
+for wandb. A wandb that was built for another numpy or protobuf raises, and one that is partly uninstalled.
+In 4.x ``TrainingArguments(...)`` raises it by default, in 5.x with ``report_to="all"``. Before 4.55.0
+``Trainer(...)`` raises it.
 
 Cause
 -----
