@@ -15,6 +15,8 @@ import pytest
 from conftest import PATCH
 
 import zoo_hooks
+from zoo_hooks import catalogue
+from zoo_hooks.tool import terminal
 
 
 @pytest.fixture
@@ -559,3 +561,18 @@ def test_an_upstream_that_cannot_be_imported_at_all_comes_first_and_fails_the_ch
     assert done.stderr.splitlines()[0] == f"zoo-hooks: {message}"
     assert message in json.loads(run("check", "--json").stdout)["broken"]
     assert message in json.loads(run("status", "--json").stdout)["broken"]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_case_report_fits_a_terminal(columns, monkeypatch):
+    """No line is wider, no word is lost, and headings stay; a pipe gets the text as it lies."""
+    reports = [catalogue.case_report(patch) for patch in catalogue.everything()]
+    assert [terminal.folded(text) for text in reports] == reports
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for text in reports:
+        folded = terminal.folded(text)
+        assert folded.split() == text.split()
+        assert "\n\nSymptom\n-------\n" in folded
+        long = [line for line in folded.splitlines() if len(line) > columns and " " in line]
+        assert not long

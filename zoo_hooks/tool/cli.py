@@ -12,6 +12,9 @@ from zoo_hooks.model import Patch
 from zoo_hooks.tool import ask, atlas, audit, environment, installation, requirements, state, terminal
 from zoo_hooks.tool.pins import Unreadable
 
+FIELD = 11
+"""Columns that the names of fields take."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0, 1 if a check fails, 2 for wrong usage."""
@@ -95,19 +98,22 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _show_one(patch: Patch) -> None:
-    print(f"{patch.id}: {patch.title}\n")
-    print(f"severity   {patch.severity}")
-    print(f"affects    {', '.join(patch.affects)}")
-    print(f"first seen {_first_seen(patch)}")
-    print(f"fixed in   {_fixed_in(patch)}")
-    print(f"targets    {', '.join(patch.targets)}")
-    print(f"measures   {patch.measures}")
-    for symptom in patch.symptoms:
-        print(f"symptom    {symptom}")
-    for link in patch.links:
-        print(f"link       {link}")
-    print(f"\n{catalogue.case_report(patch)}")
-    print(f"\nhere: {_conclusion(patch)}")
+    fields = [
+        ("severity", patch.severity),
+        ("affects", ", ".join(patch.affects)),
+        ("first seen", _first_seen(patch)),
+        ("fixed in", _fixed_in(patch)),
+        ("targets", ", ".join(patch.targets)),
+        ("measures", patch.measures),
+        *(("symptom", symptom) for symptom in patch.symptoms),
+    ]
+    print(terminal.folded(f"{patch.id}: {patch.title}"), end="\n\n")
+    for name, text in fields:
+        print(terminal.folded(f"{name:<{FIELD}}{text}", FIELD))
+    for link in patch.links:  # whole, so that a terminal can open it
+        print(f"{'link':<{FIELD}}{link}")
+    print(f"\n{terminal.folded(catalogue.case_report(patch))}")
+    print(f"\n{terminal.folded(f'here: {_conclusion(patch)}')}")
 
 
 def _conclusion(patch: Patch) -> str:

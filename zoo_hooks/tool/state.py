@@ -45,7 +45,7 @@ def _status(options: argparse.Namespace) -> int:
         terminal.show_json(found)
     else:
         terminal.warn(*broken)
-        print(render.summary(rows))
+        print(terminal.folded(render.summary(rows)))
         here = rows if options.ids else [row for row in rows if render.state(row) != "NOT_INSTALLED"]
         shown = here if options.ids or options.all else [row for row in here if render.needs_eyes(row)]
         _show(render.statuses(shown), len(here) - len(shown))
@@ -106,7 +106,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         terminal.show_json({"start_up": trouble, "interrupted": interrupted, "patches": rows + absent})
     else:
-        print(f"{_answer(rows, len(absent))}; {time.monotonic() - began:.0f} s")
+        print(terminal.folded(f"{_answer(rows, len(absent))}; {time.monotonic() - began:.0f} s"))
         eyes = rows + absent if options.ids or options.all else [r for r in rows if r["result"] in RESULTS]
         hidden = len(rows) - sum(row in rows for row in eyes)
         columns = ("id", "result", "without", "with", "measures")

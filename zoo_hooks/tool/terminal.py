@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -87,6 +89,28 @@ def show(grid: render.Grid) -> None:
         print(render.text(grid))
 
 
+def folded(text: str, hang: int = 0, file: TextIO | None = None) -> str:
+    """A text whose paragraphs fit the terminal, as it is where there is none; code and lists stay."""
+    if not (file or sys.stdout).isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    blocks = []
+    for block in text.split("\n\n"):
+        lines = block.splitlines()
+        head = lines[:2] if len(lines) > 1 and set(lines[1]) == {"-"} else []
+        rest = lines[len(head) :]
+        if not any(line.startswith((" ", "- ")) for line in rest):
+            rest = textwrap.wrap(
+                " ".join(rest),
+                width,
+                subsequent_indent=" " * hang,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        blocks.append("\n".join([*head, *rest]))
+    return "\n\n".join(blocks)
+
+
 def show_json(data: dict[str, Any]) -> None:
     """Print an answer for programs."""
     print(json.dumps({"schema": SCHEMA} | data, indent=2))
@@ -96,4 +120,4 @@ def warn(*messages: str | list[str] | None) -> None:
     """Print warnings to standard error."""
     for message in messages:
         if message:
-            print(f"zoo-hooks: {message}", file=sys.stderr)
+            print(folded(f"zoo-hooks: {message}", file=sys.stderr), file=sys.stderr)
