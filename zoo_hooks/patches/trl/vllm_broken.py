@@ -51,7 +51,7 @@ PATCH = Patch(
     guard=True,
     symptoms=("undefined symbol @ trl @ vllm",),
     targets=("trl.import_utils",),
-    affects=("trl>=0.16.1",),
+    affects=("trl>=0.16.0",),
     links=(
         "https://github.com/huggingface/trl/blob/v1.16.0/trl/generation/vllm_client.py#L42",
         "https://github.com/huggingface/trl/blob/v1.16.0/trl/import_utils.py",
