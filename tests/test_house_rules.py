@@ -173,6 +173,14 @@ def test_a_canary_swallows_nothing_that_a_repair_may_raise(patch):
 
 
 @every_patch
+def test_a_canary_that_makes_a_trainer_says_that_accelerate_is_missing(patch):
+    """Trainer's own ImportError does not tell verify which module cannot be found."""
+    source = inspect.getsource(patch.canary)
+    if patch.upstream == "transformers" and re.search(r"\b(Trainer|TrainingArguments)\(", source):
+        assert "import accelerate" in source
+
+
+@every_patch
 def test_a_probe_takes_no_error_of_its_own_call_for_the_symptom(patch):
     """It catches nothing built-in but through symptom(), with words of the bug's own; others are UNKNOWN."""
     tree = ast.parse(inspect.getsource(inspect.getmodule(patch.probe)))

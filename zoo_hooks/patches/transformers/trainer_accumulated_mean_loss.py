@@ -103,6 +103,7 @@ def _means(model: Any) -> bool:
 def canary() -> Figure:
     import tempfile
 
+    import accelerate  # noqa: F401 - without it there is no Trainer
     import torch
     import transformers
 
