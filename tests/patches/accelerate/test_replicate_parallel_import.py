@@ -126,6 +126,10 @@ def test_accelerate_alone_is_repaired_and_transformers_not_imported_for_that():
 def test_either_may_be_imported_first_and_transformers_keeps_no_placeholder(order, without_module, tmp_path):
     """Before, after, and after a call that fails, its module has no such name, or there is no such module."""
     if without_module:  # as on transformers 5.10.0
+        loading = PLACE / "core_model_loading.py"
+        needs_it = loading.exists() and "integrations.tensor_parallel" in loading.read_text()
+        if needs_it and "modeling_utils" in order:
+            pytest.skip("models of this release cannot be imported without that module")
         copy_without(SOURCE, tmp_path)
     python(f"""
         import sys, zoo_hooks

@@ -46,9 +46,9 @@ def test_layers_get_their_adapters_and_a_weight_of_its_own_has_the_error(tmp_pat
     assert SYMBOL in error if version == "9.0.0" else error.startswith("ImportError Found an incompatible")
 
 
-@pytest.mark.parametrize("hooks", ["0", "1"])
+@pytest.mark.parametrize("hooks", ["transformers", "1"])
 def test_another_tool_that_does_the_same_is_not_fought(tmp_path, hooks):
-    """Before us (hooks off until then) or after us, its answer stays."""
+    """Before us (only transformers is repaired until then) or after us, its answer stays."""
     code = BEGIN + """
 import os, peft.import_utils
 def theirs():
@@ -58,5 +58,5 @@ os.environ["ZOO_HOOKS"] = "1"
 zoo_hooks.activate()
 assert peft.import_utils.is_torchao_available is theirs
 """ + status(PATCH)  # fmt: skip
-    expected = {"0": "UNKNOWN\n", "1": "APPLIED\n"}[hooks]
+    expected = {"transformers": "UNKNOWN\n", "1": "APPLIED\n"}[hooks]
     assert python(code, PYTHONPATH=package(tmp_path, "torchao"), ZOO_HOOKS=hooks) == expected
