@@ -27,6 +27,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -39,6 +40,8 @@ DIVIDED_TWICE = '["num_steps"] = self.args.gradient_accumulation_steps'
 
 
 def probe(module: ModuleType) -> Verdict:
+    if not find_spec("transformers.modeling_layers"):
+        return Verdict.FIXED
     from transformers import modeling_layers
 
     head = getattr(modeling_layers, "GenericForSequenceClassification", None)
