@@ -36,7 +36,7 @@ from zoo_hooks.patches import _broken, _optional
 
 TRL, ASKS = "trl.import_utils", "transformers.utils.import_utils"
 KERNELS = "trl/kernels/chunked_logprob.py"
-ROW = _optional.Row("triton", ("is_triton_available",), ("_is_package_available",))
+ROW = _optional.Row("triton", ("is_triton_available",), ("_is_package_available", "_triton_available"))
 
 
 class Triton(_optional.Package):
