@@ -25,7 +25,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.command == "patch":
         print(*skeleton.write(options.id, options.target), sep="\n")
-        print("fill them in as CONTRIBUTING.md says, then run: python docs/render_catalogue.py --write")
+        print("fill them in as CONTRIBUTING.md says, and follow its other steps")
         return 0
     book = Book()
     book.only_checks = getattr(options, "check", False)
