@@ -8,6 +8,7 @@ from conftest import child, python
 
 BEGIN = "import sys, zoo_hooks\nzoo_hooks.init()\n"
 SYMBOL = "undefined symbol: _ZN3c10"
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 BROKEN = f"raise ImportError(__name__ + ': {SYMBOL}')"
 
 
@@ -15,10 +16,11 @@ def package(
     folder: Path, name: str, body: str = BROKEN, files: dict[str, str] | None = None, version: str = "9.0.0"
 ) -> str:
     """Write a package as pip leaves one, and other files; the result is the PYTHONPATH that has it."""
-    metadata = f"{name}-{version}.dist-info"
+    distribution = DISTRIBUTIONS.get(name, name)
+    metadata = f"{distribution.replace('-', '_')}-{version}.dist-info"
     written = {
         f"{name}/__init__.py": body,
-        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n",
         f"{metadata}/top_level.txt": name,
     }
     for file, text in (written | (files or {})).items():
