@@ -86,7 +86,7 @@ def state(row: Mapping[str, Any]) -> str:
     return "GUARD" if row["guard"] and row["status"] == "APPLIED" else str(row["status"])
 
 
-def needs_eyes(row: Mapping[str, Any]) -> bool:
+def is_shown(row: Mapping[str, Any]) -> bool:
     """Tell whether a row is shown unasked: what needs attention, then what is repaired; no guards."""
     return row["status"] in ATTENTION or (row["status"] in ACTIVE and not row["guard"])
 

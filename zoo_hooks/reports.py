@@ -82,7 +82,7 @@ class Report:
     def _shown(self) -> list[dict[str, Any]]:
         from zoo_hooks import render
 
-        return [row for row in self.as_dict() if render.needs_eyes(row)]
+        return [row for row in self.as_dict() if render.is_shown(row)]
 
     def __str__(self) -> str:
         from zoo_hooks import render

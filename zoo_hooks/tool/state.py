@@ -47,7 +47,7 @@ def _status(options: argparse.Namespace) -> int:
         terminal.warn(*broken)
         print(terminal.folded(render.summary(rows)))
         here = rows if options.ids else [row for row in rows if render.state(row) != "NOT_INSTALLED"]
-        shown = here if options.ids or options.all else [row for row in here if render.needs_eyes(row)]
+        shown = here if options.ids or options.all else [row for row in here if render.is_shown(row)]
         _show(render.statuses(shown), len(here) - len(shown))
         terminal.warn(trouble, *misfits)
     return terminal.INTERRUPTED if interrupted else 0
@@ -69,9 +69,8 @@ def _check(options: argparse.Namespace) -> int:
         terminal.show_json({**found, **_figures(rows), "patches": bad})
     else:
         terminal.warn(*damaged, *broken, *unmet)
-        print(
-            render.summary(rows) if any(render.state(row) != "NOT_INSTALLED" for row in rows) else _none(rows)
-        )
+        here = any(render.state(row) != "NOT_INSTALLED" for row in rows)
+        print(terminal.folded(render.summary(rows) if here else _none(rows)))
         _show(render.statuses(bad))
         terminal.warn(trouble)
     if interrupted:
