@@ -20,6 +20,10 @@ from zoo_hooks.tool.audit import Answer, Finding
 from zoo_hooks.tool.pins import Asked, Unreadable, parsed
 
 WORDS = "a release, such as transformers==5.24.0, or a pylock.toml, uv.lock, poetry.lock or requirements file"
+BEST = {
+    "without_silent": "the newest releases without a silent wrong result",
+    "repaired": "the newest releases on which zoo-hooks repairs every bug",
+}
 
 
 def add(commands: Any) -> None:
@@ -100,14 +104,14 @@ def _best(options: argparse.Namespace, measured: atlas.Atlas) -> int:
         raise Unreadable("no package is left to choose releases for")
     python = requirements.asked([], [], [], options.python).versions["python"]
     found = {
-        "the newest without a silent wrong result": plan.best(known, measured, python, plan.not_silent),
-        "the newest that the hooks make right": plan.best(known, measured, python, plan.mended),
+        "without_silent": plan.best(known, measured, python, plan.not_silent),
+        "repaired": plan.best(known, measured, python, plan.mended),
     }
     if options.json:
-        terminal.show_json({name.replace(" ", "_"): one and one._asdict() for name, one in found.items()})
+        terminal.show_json({name: one and one._asdict() for name, one in found.items()})
         return 0
-    for says, one in found.items():
-        print(f"{says}:\n    {one or 'there is none'}")
+    for name, one in found.items():
+        print(f"{BEST[name]}:\n    {one or 'there is none'}")
     return 0
 
 
