@@ -106,8 +106,13 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> str:
         for name, word in WORDS.items()
         if name in ALWAYS or found[name.lower()]
     ]
-    elsewhere = f"; {absent} {'is' if absent == 1 else 'are'} for libraries that are not installed"
-    return ", ".join(words) + (elsewhere if absent else "")
+    return ", ".join(words) + elsewhere(absent)
+
+
+def elsewhere(count: int) -> str:
+    """The end of a sentence, about patches for libraries that are not installed."""
+    verb = "is" if count == 1 else "are"
+    return f"; {count} {verb} for libraries that are not installed" if count else ""
 
 
 def _upgrades(names: Iterable[str]) -> str:

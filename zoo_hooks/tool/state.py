@@ -131,7 +131,7 @@ def _answer(rows: list[dict[str, Any]], absent: int) -> str:
     lacking = len(rows) - repaired - failed - needless
     words = [f"{repaired} repaired", f"{needless} not needed", f"{failed} failed"]
     words += [f"{lacking} for parts that the installed releases lack"] if lacking else []
-    return ", ".join(words) + (f"; {absent} are for libraries that are not installed" if absent else "")
+    return ", ".join(words) + render.elsewhere(absent)
 
 
 def _absent(patch: Patch, missing: list[str]) -> dict[str, Any]:
