@@ -20,10 +20,6 @@ from zoo_hooks.tool.audit import Answer, Finding
 from zoo_hooks.tool.pins import Asked, Unreadable, parsed
 
 WORDS = "a release, such as transformers==5.24.0, or a pylock.toml, uv.lock, poetry.lock or requirements file"
-BEST = {
-    "without_silent": "the newest releases without a silent wrong result",
-    "repaired": "the newest releases on which zoo-hooks repairs every bug",
-}
 
 
 def add(commands: Any) -> None:
@@ -103,15 +99,12 @@ def _best(options: argparse.Namespace, measured: atlas.Atlas) -> int:
     if not known:
         raise Unreadable("no package is left to choose releases for")
     python = requirements.asked([], [], [], options.python).versions["python"]
-    found = {
-        "without_silent": plan.best(known, measured, python, plan.not_silent),
-        "repaired": plan.best(known, measured, python, plan.mended),
-    }
+    found = {name: plan.best(known, measured, python, allows) for name, (allows, _) in plan.BEST.items()}
     if options.json:
         terminal.show_json({name: one and one._asdict() for name, one in found.items()})
         return 0
     for name, one in found.items():
-        print(f"{BEST[name]}:\n    {one or 'there is none'}")
+        print(f"{plan.BEST[name][1]}:\n    {one or 'there is none'}")
     return 0
 
 

@@ -61,6 +61,13 @@ def mended(judgement: Judgement) -> bool:
     return judgement.verdict not in ("FAILED", "UNKNOWN")
 
 
+BEST = {
+    "without_silent": (not_silent, "the newest releases without a silent wrong result"),
+    "repaired": (mended, "the newest releases on which zoo-hooks repairs every bug"),
+}
+"""What ``--best`` looks for: what is allowed, and how it is called."""
+
+
 class Set(NamedTuple):
     """Releases that go together."""
 
