@@ -22,7 +22,11 @@ from test_battery import alone as child
 import zoo_hooks
 from zoo_hooks import catalogue
 
-ELSEWHERE = {"peft/prompt-learning-generate", "peft/shadow-cache-dropped"}
+ELSEWHERE = {
+    "peft/gemma4-prompt-per-layer-inputs",
+    "peft/prompt-learning-generate",
+    "peft/shadow-cache-dropped",
+}
 """Patches of modules that none of the battery's models has; their own tests try variants."""
 for some in PATCHES:
     for target in filter(exists, catalogue.get(some).targets):
