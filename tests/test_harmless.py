@@ -149,6 +149,59 @@ def test_a_deadline_at_any_moment_of_the_first_import_reaches_the_user(zoo):
     assert zoo.run("count, step = 200, 0.0003\n" + TIMER) == "[]\n"
 
 
+BINDINGS = """
+import os, signal
+
+class Deadline(Exception):
+    pass
+
+def strike(*given):
+    raise Deadline("mine")
+
+def trial(last):
+    struck = []
+    def profile(frame, event, called):
+        if event == "c_call" and called is setattr and frame.f_code.co_name == "_find_and_load_unlocked":
+            parent = sys.modules[frame.f_locals["parent"]]
+            if not getattr(parent.__spec__, "_initializing", False):
+                struck.append(frame.f_locals["name"])
+                if len(struck) == last:
+                    signal.raise_signal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, strike)
+    sys.setprofile(profile)
+    try:
+        import fake
+    except Deadline:
+        pass
+    else:
+        return None
+    finally:
+        sys.setprofile(None)
+    import fake
+    package, _, child = struck[-1].rpartition(".")
+    return fake.value == 2 and hasattr(sys.modules[package], child)
+
+for number in range(1, 200):
+    pid = os.fork()
+    if pid == 0:
+        os._exit({True: 1, False: 2, None: 3}[trial(number)])
+    end = os.waitpid(pid, 0)[1] >> 8
+    if end == 3:
+        break
+    print(end, end="")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_deadline_before_a_submodule_is_bound_leaves_no_package_without_it(zoo):
+    """Struck before ``collections`` has ``abc``, the user's next ``import typing`` works."""
+    zoo.module("fake")
+    zoo.patch("fake")
+    ends = zoo.run(BINDINGS)
+    assert len(ends) > 5
+    assert set(ends) == {"1"}
+
+
 def test_an_exception_raised_into_a_thread_reaches_it(zoo):
     """A thread that is stopped by PyThreadState_SetAsyncExc during our work stops."""
     repair(

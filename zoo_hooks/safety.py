@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
     from typing import Any
 
+_IMPORTED = ("zoo_hooks", "importlib_metadata", "packaging")  # beside the standard library
 _loading: "set[int]" = set()  # threads that import our own modules
 
 
@@ -25,8 +26,22 @@ def pass_on(error: BaseException) -> None:
         if hidden is None:
             return
         if _from_outside(hidden):
+            _bind_submodules()
             raise hidden
         hidden = hidden.__cause__ or hidden.__context__  # as of __set_name__, whose errors are wrapped
+
+
+def _bind_submodules() -> None:
+    """Set submodules of what we import on their packages, as their imports do last of all.
+
+    An import that is interrupted before that leaves a ``collections`` without ``abc`` for the whole process.
+    """
+    for name, module in list(sys.modules.items()):
+        parent, _, child = name.rpartition(".")
+        package, root = sys.modules.get(parent), name.partition(".")[0]
+        ours = root in sys.stdlib_module_names or root in _IMPORTED
+        if ours and package and not getattr(getattr(module, "__spec__", None), "_initializing", False):
+            vars(package).setdefault(child, module)
 
 
 def _from_outside(error: BaseException) -> bool:
