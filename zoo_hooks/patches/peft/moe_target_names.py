@@ -81,18 +81,28 @@ def _by_whole_names(
     patterns: bool,  # noqa: FBT001
     original: Callable[..., Any],
 ) -> Callable[..., Any]:
-    def convert(peft_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    from peft import PeftConfig
+    from torch.nn import Module
+
+    def convert(*args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        config: Any = next((one for one in given if isinstance(one, PeftConfig)), None)
+        model = next((one for one in given if isinstance(one, Module)), None)
         kind = getattr(getattr(model, "config", None), "model_type", None)
-        table = tables.get(kinds.get(kind)) if peft_config.peft_type == "LORA" else None
-        names = _names(peft_config, model, table, patterns=patterns) if table else set()
+        table = tables.get(kinds.get(kind)) if config and config.peft_type == "LORA" else None
+        names = _names(config, model, table, patterns=patterns) if table else set()
         if not table or not names:
-            return original(peft_config, model, *args, **kwargs)
+            return original(*args, **kwargs)
         kept = _modules(names, model, table)
-        turned = copy.copy(peft_config)  # the user's config stays as it is where this raises
+        turned = copy.copy(config)  # the user's config stays as it is where this raises
         turned.target_modules = {name for name in names if name not in kept or "." not in name}
-        original(turned, model, *args, **kwargs)
+        instead = {id(config): turned}
+        original(
+            *(instead.get(id(one), one) for one in args),
+            **{name: instead.get(id(one), one) for name, one in kwargs.items()},
+        )
         turned.target_modules = {*turned.target_modules, *kept}
-        vars(peft_config).update(vars(turned))
+        vars(config).update(vars(turned))
         return None
 
     return convert

@@ -38,10 +38,15 @@ MAKER, TABLE, BLOCKS = (
 
 
 def probe(module: ModuleType) -> Verdict:
-    maker = getattr(module, MAKER, None)
-    if maker is None or BLOCKS not in inspect.signature(module.create_masks_for_generate).parameters:
+    if not hasattr(module, MAKER):
         return Verdict.FIXED
-    return Verdict.FIXED if BLOCKS in inspect.signature(maker).parameters else Verdict.AFFECTED
+    handed_on, taken, others = (
+        {*inspect.signature(getattr(module, name)).parameters}
+        for name in ("create_masks_for_generate", MAKER, "create_sliding_window_causal_mask")
+    )
+    if BLOCKS in taken or BLOCKS not in handed_on | others:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if BLOCKS in handed_on and others - {BLOCKS} == taken else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
