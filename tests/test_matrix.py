@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import ATLAS, child, claimed, exists, installed, is_recorded, recorded, seen
 from packaging.requirements import Requirement
@@ -80,3 +82,20 @@ def test_the_installed_releases_are_among_the_recorded_ones():
     """A release that nobody has looked at cannot pass."""
     for patch in HERE:
         assert installed(patch.upstream) in ATLAS.versions(canonicalize_name(patch.upstream))
+
+
+THREADS = """
+import contextlib, importlib, os
+for target in {targets!r}:
+    with contextlib.suppress(Exception):
+        importlib.import_module(target)
+print(*sorted(open(f"/proc/self/task/{{one}}/comm").read().strip() for one in os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no list of threads on this system")
+def test_repairs_of_what_is_installed_start_no_thread():
+    """Such as torch's for OpenMP: a child that is forked after that waits for them for ever."""
+    code = THREADS.format(targets=sorted({target for patch in HERE for target in patch.targets}))
+    without, with_hooks = (child(code, OMP_NUM_THREADS="4", ZOO_HOOKS=word).stdout for word in "01")
+    assert with_hooks == without

@@ -35,6 +35,26 @@ def first_argument(method: Callable[..., Any]) -> Callable[..., Any]:
     return find
 
 
+def in_place_of_torchs(**functions: Callable[..., Any]) -> Any:
+    """A with-block in which functions of torch are replaced, by name.
+
+    A probe replaces those that torch splits among threads. Once these threads have been started, every forked
+    child that needs them waits for them for ever.
+    """
+    from torch import Tensor
+    from torch.overrides import TorchFunctionMode
+
+    class Mode(TorchFunctionMode):  # type: ignore[misc, unused-ignore]
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            for kind in types:
+                if not issubclass(kind, Tensor):
+                    with self:  # what it calls is replaced too
+                        return kind.__torch_function__(function, types, args, kwargs)
+            return functions.get(function.__name__, function)(*args, **kwargs or {})
+
+    return Mode()
+
+
 def attribute(name: str, read: Callable[[Any], Any]) -> property:
     """An attribute that lies in its object's dictionary as without us, and is read as ``read(value)``."""
 

@@ -26,7 +26,6 @@ changes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,8 +37,7 @@ from zoo_hooks.patches.transformers import _tiny
 
 DEVICES = ("cuda", "cpu", "mps", "xpu")
 LIMIT, LARGEST = "gradient_clipping", 65504.0
-MASKED, ROUNDED = 9.003, 9.0  # float16 has no more exact one
-NEAR = 1e-4
+MASKED, ROUNDED = 9.00390625, 9.0  # in float32 and in float16
 HEALTHY = 0.02
 
 
@@ -63,16 +61,20 @@ def probe(module: ModuleType) -> Verdict:
     )  # fmt: skip
     for name in helpers:
         setattr(stand_in, name, getattr(attention, name).__get__(stand_in))
-    # Of two equal logits one is masked: the ratio of their weights tells what it was filled with.
+    logits: list[Any] = []
+
+    def softmax(given: Any, *_: Any, **__: Any) -> Any:
+        logits.append(given)
+        return given
+
     mask = torch.tensor([True, False], device="cpu").expand(1, 1, 1, 2, 2)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
+    with torch.no_grad(), torch.autocast("cpu", torch.float16), _calls.in_place_of_torchs(softmax=softmax):
         zeros = torch.zeros(1, 2, 1, device="cpu")
-        _, weights = attention.forward(stand_in, zeros, torch.zeros(1, 1, device="cpu"), mask)
-    least, most = sorted(weights[0, 0, 0, 0].tolist())
-    masked = math.log(most / least) if least > 0 else math.inf
-    if abs(masked - MASKED) < NEAR:
+        attention.forward(stand_in, zeros, torch.zeros(1, 1, device="cpu"), mask)
+    masked = max(one.max().item() for one in logits) if len(logits) == 1 else None
+    if masked == MASKED:
         return Verdict.FIXED
-    return Verdict.AFFECTED if abs(masked - ROUNDED) < NEAR else Verdict.UNKNOWN
+    return Verdict.AFFECTED if masked == ROUNDED else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -34,6 +34,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _calls
 from zoo_hooks.patches.transformers import _half_experts, _half_mlp, _tiny
 
 WAYS = ("batched_mm", "grouped_mm")
@@ -65,9 +66,11 @@ def probe(module: ModuleType) -> Verdict:
     experts.down_proj = torch.nn.Parameter(full(0.125 / SIZE, 1, SIZE, SIZE), requires_grad=False)
     given = full(1.0, 1, SIZE), torch.zeros((1, 1), dtype=torch.int64, device="cpu"), full(1.0, 1, 1)
     seen = []
-    for config.way in ways:
-        values = {*experts(*given)[0].tolist()}
-        seen.append(values.pop() if len(values) == 1 else 0.0)
+    products = {"linear": _linear, "bmm": _product, "grouped_mm": _product, "_grouped_mm": _product}
+    with _calls.in_place_of_torchs(**products):
+        for config.way in ways:
+            values = {*experts(*given)[0].tolist()}
+            seen.append(values.pop() if len(values) == 1 else 0.0)
     if {*asked} != {*ways}:
         return Verdict.UNKNOWN
     if float("inf") in seen and not _half_mlp.is_upstreams(type(experts).forward):
@@ -75,6 +78,15 @@ def probe(module: ModuleType) -> Verdict:
     right = {float("inf"): Verdict.AFFECTED, 2.0**15: Verdict.FIXED}
     verdicts = [right.get(value, Verdict.UNKNOWN) for value in seen]
     return next((one for one in (Verdict.UNKNOWN, Verdict.AFFECTED) if one in verdicts), Verdict.FIXED)
+
+
+def _product(states: Any, weight: Any, **_: Any) -> Any:
+    """Of one token and one expert."""
+    return (states.unsqueeze(-1) * weight).sum(-2)
+
+
+def _linear(states: Any, weight: Any) -> Any:
+    return _product(states, weight.transpose(-2, -1))
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
