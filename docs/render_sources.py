@@ -1,4 +1,4 @@
-"""Renders what other files say of the patches: the sets of targets, and mypy's list of upstreams."""
+"""Renders what other files say of the patches: the targets, the patches of each, mypy's list of upstreams."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from zoo_hooks.model import Patch
 
 ROOT = Path(__file__).resolve().parents[1]
 START_UP = ROOT / "zoo_hooks" / "__init__.py"
+BY_TARGET = ROOT / "zoo_hooks" / "targets.py"
 PROJECT = ROOT / "pyproject.toml"
 BESIDE = ("mlx", "numpy", "pypi_simple", "safetensors", "tokenizers", "torchcodec", "uv")
 """Packages that are imported too, and are not there where types are checked."""
@@ -32,6 +33,19 @@ def with_targets(source: str, patches: Iterable[Patch]) -> str:
     return _replaced(source, r"(^BEFORE = frozenset\(\n    \{\n).*?(^    \})", lines)
 
 
+def with_patches(source: str, patches: Iterable[Patch]) -> str:
+    """The module that says which patches a target has, of those in the folder of its upstream."""
+    found: dict[str, list[str]] = {}
+    for patch in patches:
+        for target in patch.targets:
+            if target.partition(".")[0] == patch.upstream:
+                found.setdefault(target, []).append(patch.module.rpartition(".")[2])
+    lines = "".join(
+        f'    "{target}": "{" ".join(sorted(names))}",\n' for target, names in sorted(found.items())
+    )
+    return _replaced(source, r"(^PATCHES = \{\n).*?(^\})", lines)
+
+
 def with_untyped(project: str, patches: Iterable[Patch]) -> str:
     """The project's file with the packages whose types mypy is not to look for."""
     names = sorted({patch.upstream for patch in patches} | set(BESIDE))
@@ -45,10 +59,13 @@ def with_untyped(project: str, patches: Iterable[Patch]) -> str:
     )
 
 
+FILES = {START_UP: with_targets, BY_TARGET: with_patches, PROJECT: with_untyped}
+
+
 def write(patches: Iterable[Patch]) -> None:
-    """Renew both files; an unchanged one is not touched."""
+    """Renew the files; an unchanged one is not touched."""
     patches = list(patches)
-    for file, render in ((START_UP, with_targets), (PROJECT, with_untyped)):
+    for file, render in FILES.items():
         text = file.read_text(encoding="utf-8")
         if (made := render(text, patches)) != text:
             file.write_text(made, encoding="utf-8")

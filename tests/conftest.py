@@ -83,7 +83,7 @@ class Zoo:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.targets: set[str] = set()
+        self.targets: dict[str, str] = {}
         self.before: set[str] = set()
 
     def module(self, name: str, source: str = "value = 1\n", *, package: bool = False) -> Path:
@@ -108,7 +108,7 @@ class Zoo:
         if source is None:
             source = PATCH.format(target=target, upstream=upstream, more=more)
         file.write_text(textwrap.dedent(source))
-        self.targets.add(target)
+        self.targets[target] = f"{self.targets.get(target, '')} {name}"
         if 'when="before"' in source:
             self.before.add(target)
         return f"{upstream}/{name.replace('_', '-')}"
@@ -120,11 +120,12 @@ class Zoo:
             import sys
             sys.path.insert(0, {str(self.folder / "site")!r})
             import zoo_hooks
-            for target in {self.targets!r}:
+            for target in {list(self.targets)!r}:
                 root = target.partition(".")[0]
                 zoo_hooks.TARGETS[root] = zoo_hooks.TARGETS.get(root, "") + " " + target + " "
             zoo_hooks.BEFORE |= {self.before!r}
-            import zoo_hooks.patches
+            import zoo_hooks.patches, zoo_hooks.targets
+            zoo_hooks.targets.PATCHES |= {self.targets!r}
             zoo_hooks.patches.__path__.append({str(self.folder / "patches")!r})
         """)
 

@@ -136,7 +136,7 @@ def test_status_says_which_side_of_a_pair_is_behind(run, zoo, affects, fixed_in,
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo-other\nVersion: 2.0\n")
     zoo.module("fake.core")
     zoo.module("zoo_other.core")
-    zoo.targets.add("zoo_other.core")
+    zoo.targets["zoo_other.core"] = ""
     pair = BODY.replace("('fake.core',)", "('fake.core', 'zoo_other.core')")
     pair = pair.replace('("fake<2",)', f"{affects!r}, requires=('fake.core', 'zoo_other.core')")
     zoo.patch("fake.core", source=pair)

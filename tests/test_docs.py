@@ -30,11 +30,11 @@ def forms(text):
 
 
 def test_what_is_made_from_the_patches_is_as_they_are():
-    """The README's table, the sets of targets, mypy's list: one command renews them."""
+    """The README's table, the targets, mypy's list: one command renews them."""
     patches, sources = catalogue.everything(), renderer.render_sources
     stale = "run: python docs/render_catalogue.py --write"
     assert renderer.with_table(README, renderer.table(patches)) == README, stale
-    for file, render in ((sources.START_UP, sources.with_targets), (sources.PROJECT, sources.with_untyped)):
+    for file, render in sources.FILES.items():
         text = file.read_text(encoding="utf-8")
         assert render(text, patches) == text, stale
         assert render(text, patches[:-1]) != text

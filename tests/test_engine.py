@@ -263,7 +263,7 @@ def test_a_patch_between_two_upstreams_works_in_either_order(zoo, order):
         "changes.replace(module,", "changes.replace(sys.modules['left'],"
     )
     zoo.patch("left", source=source.replace("from zoo_hooks", "import sys\n\nfrom zoo_hooks", 1))
-    zoo.targets.add("right")
+    zoo.targets["right"] = ""
     assert zoo.run(f"{order}; print(left.value)") == "2\n"
     assert outcome(zoo, "bug", order)[0] == "APPLIED"
     assert outcome(zoo, "bug", "import left")[:2] == ["PENDING", "waits for right"]

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import zoo_hooks.patches
+from zoo_hooks import targets
 from zoo_hooks.model import Patch
 from zoo_hooks.safety import load, pass_on
 
@@ -36,7 +36,7 @@ def ids() -> dict[str, str]:
     return {
         _id(module): module
         for upstream in upstreams()
-        for name, _ in _found(upstream)
+        for name in _found(upstream)
         for module in [f"{zoo_hooks.patches.__name__}.{upstream}.{name}"]
     }
 
@@ -56,25 +56,31 @@ def keep_modules() -> None:
 
 def _imported_in(package: ModuleType) -> Iterator[ModuleType]:
     """The completely imported modules of a package. This is faster than a search in sys.modules."""
-    for module in list(vars(package).values()):
-        if isinstance(module, ModuleType) and module.__name__.rpartition(".")[0] == package.__name__:
-            yield module
-            if hasattr(module, "__path__"):
-                yield from _imported_in(module)
+    for module in _submodules(package, len(vars(package))):
+        yield module
+        if hasattr(module, "__path__"):
+            yield from _imported_in(module)
+
+
+@functools.cache
+def _submodules(package: ModuleType, _: int) -> list[ModuleType]:
+    return [
+        module
+        for module in list(vars(package).values())
+        if isinstance(module, ModuleType) and module.__name__.rpartition(".")[0] == package.__name__
+    ]
 
 
 def for_target(target: str) -> list[Patch]:
     """Patches of this target.
 
-    Loads the patches of its upstream whose files name the target. A patch between two upstreams lies in the
-    folder of one of them and requires both. So it was loaded when a target of that one was imported.
+    Loads those in the folder of its upstream. A patch between two upstreams lies in the folder of one of them
+    and requires both. So it was loaded when a target of that one was imported.
     """
     upstream = target.partition(".")[0]
     there = upstream in upstreams()
-    forms = (f'"{target}"'.encode(), f"'{target}'".encode())
-    for name, source in _sources(upstream).items() if there else ():
-        if source is None or any(form in source for form in forms):
-            _load(f"{zoo_hooks.patches.__name__}.{upstream}.{name}")
+    for name in targets.PATCHES.get(target, "").split() if there else ():
+        _load(f"{zoo_hooks.patches.__name__}.{upstream}.{name}")
     found = [patch for patch in list(_loaded.values()) if patch and target in patch.targets]
     if not there and not found:
         raise LookupError(f"the folder of the patches for {upstream} is missing; reinstall zoo-hooks")
@@ -152,21 +158,10 @@ def _folders(places: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if not name.startswith("_")))  # _name: shared by upstreams
 
 
-def _found(upstream: str) -> Iterator[tuple[str, Any]]:
+def _found(upstream: str) -> Iterator[str]:
     package = import_module(f"{zoo_hooks.patches.__name__}.{upstream}")
-    for finder, name, _ in pkgutil.iter_modules(package.__path__):
-        if not name.startswith("_"):  # _name: shared by patches
-            yield name, finder
-
-
-@functools.cache
-def _sources(upstream: str) -> dict[str, bytes | None]:
-    """The source of each patch of an upstream, or None. Reading it is cheaper than an import."""
-    found: dict[str, bytes | None] = {}
-    for name, finder in _found(upstream):
-        spec = finder.find_spec(name)
-        found[name] = spec.loader.get_data(spec.origin) if spec.origin.endswith(".py") else None
-    return found
+    names = (name for _, name, _ in pkgutil.iter_modules(package.__path__))
+    return (name for name in names if not name.startswith("_"))  # _name: shared by patches
 
 
 def _load(module_name: str) -> Patch | None:
