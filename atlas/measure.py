@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +22,11 @@ from zoo_hooks.tool.atlas import Seen
 LONGEST = 60
 """Characters of a figure that are kept."""
 MEANING = {"APPLIED": "AFFECTED", "NOT_NEEDED": "FIXED", "UNKNOWN": "UNKNOWN", "FAILED": "FAILED"}
+PLACES = {
+    rf'File "{tempfile.gettempdir()}/(tmp[^/]+/)+': 'File "/venv/lib/python3.11/site-packages/',
+    r'File "/.*/site-packages/': 'File "/venv/lib/python3.11/site-packages/',
+    r'File "(?!/venv)/.*/lib/python3\.\d+/': 'File "/usr/lib/python3.11/',
+}
 VERSIONS = """
 import json, platform, sys
 from importlib.metadata import distributions
@@ -68,12 +74,27 @@ def with_figures(cell: Path, seen: dict[str, Seen]) -> dict[str, Seen]:
         holds = row["result"] in right[one.verdict] or (one.verdict == "FIXED" and raises)
         if not holds:
             print(f"  {row['id']} on {one.releases}: {one.verdict}, but {row}", flush=True)
+        if holds and one.verdict == "AFFECTED" and row["trace"]:
+            _keep(row["id"], row["trace"])
         found[row["id"]] = one._replace(
             verdict=one.verdict if holds else "FAILED",
             without=_short(row["without"]),
             repaired=_short(row["with"]),
         )
     return found
+
+
+def _keep(patch: str, trace: str) -> None:
+    """Record the error that a bug raises, without source lines and paths, unless one is there."""
+    file = ROOT / "tests" / "tracebacks" / f"{patch.replace('/', '__')}.txt"
+    if file.exists() or not catalogue.get(patch).symptoms:
+        return
+    noise = ("    ", '  File "<', f'  File "{ROOT}/zoo_hooks/')
+    lines = [line for line in trace.splitlines() if not line.startswith(noise)]
+    for place, instead in PLACES.items():
+        lines = [re.sub(place, instead, line) for line in lines]
+    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print(f"  written: {file.relative_to(ROOT)}", flush=True)
 
 
 def _is_absent(patch: str, reason: str) -> bool:

@@ -233,3 +233,35 @@ def test_a_patch_that_is_pending_is_absent_only_if_the_upstream_lacks_the_module
     assert not measure._is_absent(
         patch, "importing x raises ImportError: huggingface-hub>=0.30.0,<1.0 is required"
     )
+
+
+RAISED = """Traceback (most recent call last):
+  File "{root}/zoo_hooks/patches/trl/triton_broken.py", line 3, in canary
+    run()
+  File "<frozen importlib._bootstrap>", line 1204, in _gcd_import
+  File "{root}/.tox/cells/trl/lib/python3.12/site-packages/trl/core.py", line 5, in run
+    ^^^^^
+  File "/opt/lib/python3.12/importlib/__init__.py", line 126, in import_module
+  File "{temporary}/tmpab/tmpcd/triton/__init__.py", line 1, in <module>
+ImportError: undefined symbol
+"""
+
+
+def test_the_error_of_a_crash_is_recorded_once_without_paths_and_source_lines(tmp_path, monkeypatch):
+    """What ``explain`` is tested with, as a user gets it; one that is there, or of a silent bug, stays."""
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    folder = tmp_path / "tests" / "tracebacks"
+    folder.mkdir(parents=True)
+    told = RAISED.format(root=tmp_path, temporary=measure.tempfile.gettempdir())
+    for patch in ("trl/triton-broken", "transformers/gemma4-mlp-fp16"):
+        measure._keep(patch, told)
+        measure._keep(patch, "another")
+    (file,) = folder.iterdir()
+    assert file.name == "trl__triton-broken.txt"
+    assert file.read_text().splitlines() == [
+        "Traceback (most recent call last):",
+        '  File "/venv/lib/python3.11/site-packages/trl/core.py", line 5, in run',
+        '  File "/usr/lib/python3.11/importlib/__init__.py", line 126, in import_module',
+        '  File "/venv/lib/python3.11/site-packages/triton/__init__.py", line 1, in <module>',
+        "ImportError: undefined symbol",
+    ]

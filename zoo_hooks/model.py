@@ -70,6 +70,8 @@ class Figure:
 
     value: float | str
     healthy: bool
+    trace: str | None = None
+    """The traceback, where another process raised what ``value`` says."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

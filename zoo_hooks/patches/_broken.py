@@ -96,4 +96,6 @@ def with_broken(
         run = subprocess.run(
             [sys.executable, "-c", start + code], capture_output=True, text=True, check=False
         )
-    return Figure(run.stderr.strip().splitlines()[-1] if run.returncode else "imported", not run.returncode)
+    if run.returncode:
+        return Figure(run.stderr.strip().splitlines()[-1], healthy=False, trace=run.stderr)
+    return Figure("imported", healthy=True)

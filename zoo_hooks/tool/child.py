@@ -70,7 +70,7 @@ def _canary(patch_id: str) -> dict[str, Any]:
     missing = trace = None
     try:
         figure = patch.canary()
-        value, healthy = figure.value, figure.healthy
+        value, healthy, trace = figure.value, figure.healthy, figure.trace
     except Exception as error:  # noqa: BLE001 - what the bug raises is the canary's figure
         value, healthy, trace = f"{type(error).__name__}: {error}", False, traceback.format_exc()
         if (
