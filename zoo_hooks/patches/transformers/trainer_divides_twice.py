@@ -3,7 +3,7 @@
 Symptom
 -------
 With ``gradient_accumulation_steps=n``, the gradients are ``n`` times too small: 0.5 of those of one batch for
-two batches, 0.25 for four. The logged loss is right, and there is no error. Gradient clipping and weight
+two batches, 0.25 for four. The logged loss is correct, and there is no error. Gradient clipping and weight
 decay act differently. This affects language models, models without ``**kwargs``, and trl's SFT and GRPO
 trainers.
 
@@ -17,7 +17,7 @@ Repair
 While ``Trainer.training_step`` runs, accelerate counts one batch per step, as it does from 5.5.4 on. This is
 only done where it is sure that the loss has been divided: by ``Trainer``, by the model's ``loss_function``,
 or by a function or method that uses ``num_items_in_batch``. Elsewhere the second division stays. There the
-gradients can be right, as for classifiers and with label smoothing. A trainer whose ``compute_loss`` or
+gradients can be correct, as for classifiers and with label smoothing. A trainer whose ``compute_loss`` or
 ``training_step`` uses ``gradient_accumulation_steps`` is left alone. With DeepSpeed, accelerate does not
 divide.
 """
