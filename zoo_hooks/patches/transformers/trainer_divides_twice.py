@@ -33,7 +33,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _loss_items
+from zoo_hooks.patches.transformers import _loss_items, _one_batch
 
 ITEMS = _loss_items.ITEMS
 TOLD = '["num_steps"] = self.args.gradient_accumulation_steps'
@@ -58,19 +58,14 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-            accelerator = self.accelerator
-            steps = accelerator.gradient_accumulation_steps
-            if steps == 1 or self.is_deepspeed_enabled:
+            if self.accelerator.gradient_accumulation_steps == 1 or self.is_deepspeed_enabled:
                 return original(self, *args, **kwargs)
             items = args[at] if len(args) > at else kwargs.get(ITEMS)
             kinds = type(self).__mro__[: type(self).__mro__.index(trainer)]
             if _corrected(kinds) or not _divided(kinds, self, items):
                 return original(self, *args, **kwargs)
-            accelerator.gradient_accumulation_steps = 1
-            try:
+            with _one_batch.counted(self.accelerator):
                 return original(self, *args, **kwargs)
-            finally:
-                accelerator.gradient_accumulation_steps = steps
 
         return training_step
 
