@@ -4,7 +4,7 @@ Symptom
 -------
 With ``gradient_accumulation_steps=n``, the gradients and the logged loss of sequence and token classifiers
 are ``n`` times as large as in one batch. This affects Llama, Qwen and others that share their
-classification heads, and BERT and others that compute their loss themselves. Up to 5.18, it also affects
+classification heads, and BERT and others that compute their loss themselves. Up to 5.14, it also affects
 all models with ``label_smoothing_factor``. There is no error, but gradient clipping acts differently.
 
 Cause
