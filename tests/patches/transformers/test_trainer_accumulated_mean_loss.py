@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import transformers
+from accumulated import compared, rows
 from conftest import recorded
 
 import zoo_hooks
+from zoo_hooks.patches.transformers import _loss_items
 from zoo_hooks.patches.transformers import trainer_accumulated_mean_loss as patch
 
 PATCH = "transformers/trainer-accumulated-mean-loss"
@@ -34,40 +38,17 @@ def seeded(kind, config):
     return kind(config)
 
 
-def rows(head):
+def data(head):
     texts = torch.arange(1, 13).reshape(4, 3)
     labels = {"SequenceClassification": [0, 1, 0, 1], "TokenClassification": texts % 2, "CausalLM": texts}
-    return [{"input_ids": text, "labels": label} for text, label in zip(texts, labels[head], strict=True)]
-
-
-def step(model, head, size, folder, kind=transformers.Trainer, **more):
-    """Gradient of all weights, and the logged loss, of a step of four rows."""
-    seen = {}
-
-    class Seeing(kind):
-        def training_step(self, model, *args, **kwargs):
-            loss = super().training_step(model, *args, **kwargs)
-            seen["all"] = torch.cat(
-                [one.grad.flatten() for one in model.parameters() if one.grad is not None]
-            )
-            seen["all"] = seen["all"].clone()
-            return loss
-
-    args = transformers.TrainingArguments(
-        str(folder), max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=4 // size,
-        report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, logging_steps=1,
-    )  # fmt: skip
-    trainer = Seeing(model=model, args=args, train_dataset=rows(head), **more)
-    trainer.train()
-    return seen["all"], trainer.state.log_history[0]["loss"]
+    return rows(texts, labels[head])
 
 
 def times(make, head, folder, size=2, **more):
     """Gradient and loss of a step in batches of that size, times those in one batch."""
-    (one, loss), (other, logged) = (step(make(head), head, n, folder, **more) for n in (4, size))
-    ratio = float((other * one).sum() / (one * one).sum())
-    assert torch.allclose(other, ratio * one, atol=1e-5)
-    return round(ratio, 3), round(logged / loss, 2)
+    ratio, *trainers = compared(lambda: make(head), data(head), folder, size, **more)
+    loss, logged = (one.state.log_history[0]["loss"] for one in trainers)
+    return ratio, round(logged / loss, 2)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -75,7 +56,7 @@ def times(make, head, folder, size=2, **more):
 def test_the_losses_of_all_batches_are_averaged(make, head, tmp_path):
     """Of heads that are shared and of those that compute a loss themselves, where they take any keywords."""
     assert times(make, head, tmp_path, size=1) == (1.0, 1.0)
-    if patch._drops(type(make(head)).forward):
+    if _loss_items.drops(type(make(head)).forward):
         with zoo_hooks.disabled(PATCH):
             assert times(make, head, tmp_path, size=1) == (4.0, 4.0)
 
@@ -99,6 +80,16 @@ def test_a_language_model_divides_by_itself(tmp_path):
     assert not patch._means(llama("CausalLM"))
     args = transformers.TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     assert transformers.Trainer(model=llama("CausalLM"), args=args).model_accepts_loss_kwargs
+
+
+def test_label_smoothing(tmp_path):
+    """It is divided by Trainer where it does not get the number of items."""
+    smooth = transformers.trainer_pt_utils.LabelSmoother
+    given = {"label_smoothing_factor": 0.1}
+    assert times(llama, "CausalLM", tmp_path, size=1, given=given) == (1.0, 1.0)
+    if "num_items_in_batch" not in inspect.signature(smooth.__call__).parameters:
+        with zoo_hooks.disabled(PATCH):
+            assert times(llama, "CausalLM", tmp_path, size=1, given=given) == (4.0, 4.0)
 
 
 class Computing(transformers.Trainer):
@@ -152,9 +143,9 @@ class Few(torch.nn.Module):
 
 def test_what_is_taken_for_dropping_keywords():
     """Only a loss that is computed and handed none; and only in models of transformers that say nothing."""
-    taken = {kind.__name__: patch._drops(kind.forward) for kind in (Handing, Counting, Dropping, Few)}
+    taken = {kind.__name__: _loss_items.drops(kind.forward) for kind in (Handing, Counting, Dropping, Few)}
     assert taken == {"Handing": False, "Counting": False, "Dropping": True, "Few": False}
-    assert not patch._drops(transformers.LlamaModel.forward)
+    assert not _loss_items.drops(transformers.LlamaModel.forward)
     assert not patch._means(Dropping())
     assert not patch._means(seeded(Said, transformers.LlamaConfig(**SIZES, num_key_value_heads=2)))
     assert patch._means(llama(HEADS[0]))
