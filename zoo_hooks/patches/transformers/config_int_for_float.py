@@ -35,7 +35,7 @@ CHECKS, CHECK = "huggingface_hub.dataclasses", "_validate_simple_type"
 
 
 def probe(module: ModuleType) -> Verdict:
-    if not hasattr(module.PreTrainedConfig, "__validators__"):
+    if not hasattr(getattr(module, "PreTrainedConfig", None), "__validators__"):
         return Verdict.FIXED
     check = getattr(sys.modules[CHECKS], CHECK, None)
     if check is None or not _refuses(check, "1"):
