@@ -115,6 +115,7 @@ TARGETS = {
         " transformers.models.siglip2.modeling_siglip2 "
         " transformers.models.umt5.configuration_umt5 "
         " transformers.models.umt5.modeling_umt5 "
+        " transformers.models.voxtral_realtime.modeling_voxtral_realtime "
         " transformers.pipelines.pt_utils "
         " transformers.processing_utils "
         " transformers.quantizers.quantizer_bnb_4bit "
