@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.model import Figure, Patch, Verdict, symptom
 
 CHECKS, CHECK = "huggingface_hub.dataclasses", "_validate_simple_type"
 
@@ -44,13 +44,10 @@ def probe(module: ModuleType) -> Verdict:
 
 
 def _refuses(check: Callable[..., Any], value: Any) -> bool:
-    try:
+    with symptom(TypeError, "'name' expected float, got"):
         check("name", value, float)
-    except TypeError as error:
-        if "expected float" not in str(error):
-            raise
-        return True
-    return False
+        return False
+    return True
 
 
 def repair(module: ModuleType, changes: Changes) -> None:  # noqa: ARG001 - the check is huggingface_hub's

@@ -36,7 +36,6 @@ FLAGS, KEY, ASKED, ASIDE = (
     "output_router_logits",
     "zoo_hooks_router_logits",
 )
-FAMILIES = ("granitemoe", "granitemoehybrid", "granitemoeshared", "granitemoe_swa", "dbrx")
 ROUTERS = ("TopKGating", "TopKRouter", "DbrxRouter")
 
 
@@ -139,7 +138,13 @@ PATCH = Patch(
         "'int' object has no attribute 'to' @ transformers.models.granitemoe",
         "'int' object has no attribute 'to' @ transformers.models.dbrx",
     ),
-    targets=tuple(f"transformers.models.{name}.modeling_{name}" for name in FAMILIES),
+    targets=(
+        "transformers.models.dbrx.modeling_dbrx",
+        "transformers.models.granitemoe.modeling_granitemoe",
+        "transformers.models.granitemoe_swa.modeling_granitemoe_swa",
+        "transformers.models.granitemoehybrid.modeling_granitemoehybrid",
+        "transformers.models.granitemoeshared.modeling_granitemoeshared",
+    ),
     affects=("transformers>=5.0.0,<5.18.0",),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.17.0/src/transformers/models/granitemoe/modeling_granitemoe.py",

@@ -114,7 +114,10 @@ PATCH = Patch(
     title="Voxtral Realtime changes inputs_embeds in place, which fails under checkpointing of adapters",
     severity="silent wrong result",
     symptoms=(
-        "a leaf Variable that requires grad is being used in an in-place operation @ transformers.models.voxtral_realtime",
+        (
+            "a leaf Variable that requires grad is being used in an in-place operation "
+            "@ transformers.models.voxtral_realtime"
+        ),
     ),
     targets=("transformers.models.voxtral_realtime.modeling_voxtral_realtime",),
     affects=("transformers>=5.2.0",),
