@@ -16,6 +16,7 @@ import torch
 import transformers
 import transformers.pipelines.pt_utils  # a patch is about it
 
+from zoo_hooks import catalogue
 from zoo_hooks.patches.transformers import _four_bit, _tiny
 
 torch.set_num_threads(1)
@@ -212,58 +213,22 @@ if hasattr(transformers, "Gemma4UnifiedTextConfig"):
 SEEING = tuple(name for name in MODELS if name.startswith(("vision", "audio")))
 ASSISTED = ("31b", "26b-a4b", "e2b", "e4b") if hasattr(transformers, "Gemma4AssistantConfig") else ()
 SHARING = ("gemma3n", "unified", "e2b", "e4b", "vision", "audio")
-PATCHES = {
-    "peft/bitsandbytes-broken": ("vision-lora",),
-    "peft/encoder-decoder-generation-hook": ("vision-lora",),
-    "peft/gemma4-prompt-per-layer-inputs": ("vision-lora",),
-    "peft/moe-target-names": ("vision-lora",),
-    "peft/torchao-broken": ("vision-lora",),
-    "transformers/bitsandbytes-broken": ("unshared",),
-    "transformers/chat-template-name": ("unshared",),
-    "transformers/checkpointed-layer-keywords": ("unshared", "vision-fp16", "audio"),
-    "transformers/config-names-kernel": ("unshared",),
-    "transformers/gemma3-mlp-fp16": ("gemma3-fp16",),
-    "transformers/gemma4-image-static-cache": ("vision",),
-    "transformers/gemma4-unified-image-static-cache": ("unified-4bit",),
-    "transformers/hqq-broken": ("unshared",),
-    "transformers/librosa-broken": ("unshared",),
-    "transformers/mlflow-broken": ("unshared",),
-    "transformers/rope-scaling-loses-theta": ("unshared",),
-    "transformers/scipy-broken": ("unshared",),
-    "transformers/shared-kv-states-copied": ("gemma3n", "e2b", "e4b"),
-    "transformers/skip-list-inner-names-8bit": ("4bit",),
-    "transformers/sklearn-broken": ("unshared",),
-    "transformers/soundfile-broken": ("unshared",),
-    "transformers/soxr-broken": ("unshared",),
-    "transformers/special-tokens-dropped": ("unshared",),
-    "transformers/tokenizer-file-outside": ("unshared",),
-    "transformers/torchao-broken": ("unshared",),
-    "transformers/torchaudio-broken": ("unshared",),
-    "transformers/torchvision-broken": ("unshared",),
-    "transformers/trackio-broken": ("unshared",),
-    "transformers/trainer-accumulated-mean-loss": ("unshared",),
-    "transformers/adapter-floor-unreleased": ("vision-lora",),
-    "peft/adapter-sharding-import": ("vision-lora",),
+SPECIAL = {
     "transformers/assisted-sliding-window": ("unshared", "31b", "e2b", "e4b"),
-    "transformers/attn-mask-utils-gone": ("unshared",),
     "transformers/bare-linear-packed-4bit": ("4bit-bare", "4bit-loaded", "vision-4bit"),
-    "transformers/batched-pipeline-cache-name": ("unshared",),
     "transformers/cache-dynamic-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
     "transformers/cache-layer-dtype": ("unshared", "gemma3n"),
     "transformers/cache-static-zero-shared": ("unshared", "31b", "26b-a4b", "vision-fp16"),
-    "transformers/causal-conv1d-broken": ("unshared",),
-    "transformers/checkpointed-layer-cache-name": ("unshared",),
-    "peft/expert-adapter-sides": ("vision-lora",),
-    "transformers/foreign-forward-cache-name": ("unshared",),
-    "transformers/foreign-output-cache-field": ("unshared",),
+    "transformers/checkpointed-layer-keywords": ("unshared", "vision-fp16", "audio"),
+    "transformers/gemma3-mlp-fp16": ("gemma3-fp16",),
     "transformers/gemma3n-mlp-fp16": ("gemma3n-fp16",),
     "transformers/gemma3n-no-cache-shared-kv": ("gemma3n",),
     "transformers/gemma4-assistant-arguments": ("31b", "e2b"),
     "transformers/gemma4-assistant-shared-kv": ("31b", "26b-a4b", "e2b", "e4b"),
     "transformers/gemma4-audio-attention-autocast": ("audio-autocast",),
     "transformers/gemma4-audio-features-dtype": ("audio-fp16",),
-    "peft/gemma4-clippable-linear-lora": ("vision-lora",),
     "transformers/gemma4-experts-fp16": ("26b-a4b-fp16",),
+    "transformers/gemma4-image-static-cache": ("vision",),
     "transformers/gemma4-mlp-fp16": ("e2b-fp16", "e2b-autocast"),
     "transformers/gemma4-no-cache-shared-kv": ("e2b", "e4b", "vision", "audio"),
     "transformers/gemma4-patch-embedder-packed-4bit": ("vision-4bit-default",),
@@ -272,40 +237,35 @@ PATCHES = {
     "transformers/gemma4-reentrant-checkpointing": SHARING,
     "transformers/gemma4-unified-audio-features-dtype": ("unified-audio-fp16",),
     "transformers/gemma4-unified-embedders-uint8": ("unified-4bit",),
+    "transformers/gemma4-unified-image-static-cache": ("unified-4bit",),
     "transformers/gemma4-vision-pooler-fp16": ("vision-fp16",),
-    "transformers/generation-hooks-cache-name": ("unshared",),
-    "peft/hybrid-cache-import": ("vision-lora",),
-    "transformers/ignored-keys-cache-name": ("unshared",),
     "transformers/input-require-grads": ("unshared", "vision-lora"),
-    "peft/prefix-tuning-heads": ("vision-lora",),
-    "peft/prompt-learning-generate": ("vision-lora",),
-    "transformers/replaced-part-cache-name": ("unshared",),
-    "peft/shadow-cache-dropped": ("vision-lora",),
+    "transformers/shared-kv-states-copied": ("gemma3n", "e2b", "e4b"),
     "transformers/skip-list-inner-names-4bit": ("4bit",),
-    "peft/tensor-parallel-adapter-part": ("vision-lora",),
-    "transformers/trainer-rng-state": ("unshared", "e2b"),
+    "transformers/skip-list-inner-names-8bit": ("4bit",),
     "transformers/torchcodec-broken": ("audio",),
-    "transformers/wandb-broken": ("unshared",),
-    "peft/weight-conversion-import": ("vision-lora",),
-    "peft/weight-conversion-loading-info": ("vision-lora",),
-    "peft/weight-conversion-scope": ("vision-lora",),
-    "peft/weight-converter-arguments": ("vision-lora",),
+    "transformers/trainer-rng-state": ("unshared", "e2b"),
 }
 """Names of models by patch. A model that is named here goes through all of the battery."""
-ELSEWHERE = {
-    "transformers/cosmos3-edge-patch-embedding-packed",
-    "transformers/ernie4-5-vl-patch-embed-packed",
-    "transformers/kosmos2-5-vision-mlp-packed",
-    "transformers/llama4-static-cache",
-    "transformers/mistral-common-reasoning-effort",
-    "transformers/molmo2-image-static-cache",
-    "transformers/muse-glimmer-patch-embedding-packed",
-    "transformers/muse-spark-patch-embedding-packed",
-    "transformers/siglip2-patch-embedding-packed",
-    "transformers/umt5-untied-scaled",
-}
-"""Patches of families that share no module with these models, and of a module that cannot be imported without
-mistral-common. Their own tests go through what holds there."""
+FAMILIES = "transformers.models."
+
+
+def tried() -> dict[str, tuple[str, ...]]:
+    """The patches that models here go through, and which models.
+
+    Not those of families that share no module with these models, nor that of mistral-common.
+    Their own tests go through what holds there.
+    """
+    found = {}
+    for patch in catalogue.everything():
+        elsewhere = all(target.startswith(FAMILIES) or "mistral_common" in target for target in patch.targets)
+        if patch.upstream in DEFAULT and (patch.id in SPECIAL or not elsewhere):
+            found[patch.id] = SPECIAL.get(patch.id, DEFAULT[patch.upstream])
+    return found
+
+
+DEFAULT = {"peft": ("vision-lora",), "transformers": ("unshared",)}
+PATCHES = tried()
 
 CANNOT = [
     ("copies", "transformers>=5.0.0rc1", ("4bit-loaded", "4bit-bare", "vision-4bit"), "4bit-loaded"),
