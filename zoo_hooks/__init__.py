@@ -48,10 +48,15 @@ TARGETS = {
         " mlx_lm.models.afm7 "
         " mlx_lm.models.gemma3n "
         " mlx_lm.models.minicpm3 "
+        " mlx_lm.models.phixtral "
     ),
     "mlx_vlm": (
         " mlx_vlm.models.afm7.language "
+        " mlx_vlm.models.deepseek_v4.language "
         " mlx_vlm.models.ernie4_5_moe_vl.language "
+        " mlx_vlm.models.falcon_ocr.language "
+        " mlx_vlm.models.falcon_perception.language "
+        " mlx_vlm.models.gemma3.language "
         " mlx_vlm.models.gemma3n.gemma3n "
         " mlx_vlm.models.gemma3n.language "
         " mlx_vlm.models.gemma4.gemma4 "
