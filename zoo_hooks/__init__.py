@@ -52,6 +52,7 @@ TARGETS = {
     ),
     "mlx_vlm": (
         " mlx_vlm.models.afm7.language "
+        " mlx_vlm.models.cohere_compass.language "
         " mlx_vlm.models.deepseek_v4.language "
         " mlx_vlm.models.ernie4_5_moe_vl.language "
         " mlx_vlm.models.falcon_ocr.language "
@@ -62,6 +63,7 @@ TARGETS = {
         " mlx_vlm.models.gemma4.gemma4 "
         " mlx_vlm.models.gemma4.language "
         " mlx_vlm.models.glm_ocr.language "
+        " mlx_vlm.models.hunyuan_vl.language "
         " mlx_vlm.models.idefics3.language "
         " mlx_vlm.models.jina_vlm.language "
         " mlx_vlm.models.llava.language "
