@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
+from mlx_vlm.models.cache import make_prompt_cache
 
 import zoo_hooks
 from zoo_hooks.patches.mlx_vlm import _tiny
@@ -158,6 +159,37 @@ class PaddingMask:
             expected = backbone(tokens, mask=mask).logits
             compiled = mx.compile(lambda t, m: backbone(t, mask=m).logits)
             assert largest(compiled(tokens, mask), expected) < 1e-5
+
+
+class TextMask(PaddingMask):
+    """For a family that creates no mask for a text at all."""
+
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_other_masks_pass_through(self, model, cached):
+        """A causal mask does, bit for bit. A text without a mask gets the same logits as with this mask."""
+        tokens, square = _tiny.prompt(LENGTH, 2), mx.broadcast_to(SQUARE, (2, 1, LENGTH, LENGTH))
+
+        def logits(mask):
+            return model(tokens, None, mask, cache=make_prompt_cache(model) if cached else None).logits
+
+        right = logits(square)
+        assert largest(logits(None), right) < 1e-5
+        with zoo_hooks.disabled(self.id):
+            assert mx.array_equal(logits(square), right)
+            print(f"a text without a mask is off by {largest(logits(None), right):.3g} without the hooks")
+
+    def test_an_image_keeps_its_own_mask(self, model):
+        """Its patches attend to each other, with the trainers' mask as without one; padding is not used."""
+        tokens, image = _tiny.prompt(LENGTH), mx.arange(16 * 32 * 3).reshape(1, 16, 32, 3) / 1536
+        tokens[:, 2:6] = mx.array([91, 90, 90, 92])
+        given = {"pixel_values": image, "image_grid_hw": mx.array([[1, 2]])}
+        right = model(tokens, **given).logits
+        assert largest(model(tokens, mask=ONES, **given).logits, right) < 1e-5
+        padded = model(tokens, mask=(mx.arange(LENGTH) < 9)[None].astype(mx.int32), **given).logits
+        assert largest(padded[:, :9], right[:, :9]) < 1e-5
+        with zoo_hooks.disabled(self.id):
+            assert mx.array_equal(model(tokens, **given).logits, right)
+            assert largest(model(tokens, mask=ONES, **given).logits, right) > 0.1
 
 
 def takes_four_dimensions(model):

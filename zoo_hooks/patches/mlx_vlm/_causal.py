@@ -1,14 +1,15 @@
-"""Padding masks that the layers of a text model would use as their attention mask."""
+"""Patches for padding masks that the layers of a text model would use as their attention mask."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Verdict
+from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.mlx_vlm import _padding, _tiny
 
 Call = Callable[..., Any]
@@ -21,10 +22,59 @@ TEXT: dict[str, Any] = {
     "vocab_size": 96,
 }
 """What the configs of the families have in common."""
+MEASURES = (
+    "change of earlier logits when the last token changes; errors of one text, of two rows "
+    "(expected: 0, below 1e-4)"
+)
 VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "patch_size": 14}
 
 
-class _Same(SimpleNamespace):
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One family, whose text model is the class ``backbone`` in ``target``."""
+
+    module: str
+    family: str
+    target: str
+    backbone: str
+    model: Call
+    affects: str
+    pulls: tuple[int, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    examine: Call | None = None
+    keep: Call | None = None
+
+    def probe(self, module: ModuleType) -> Verdict:
+        return (self.examine or verdict)(module, self.backbone, **self.given)
+
+    def repair(self, module: ModuleType, changes: Changes) -> None:
+        (self.keep or keep_causal)(changes, module, self.backbone)
+
+    def canary(self) -> Figure:
+        return figure(self.model())
+
+    def patch(self) -> Patch:
+        upstream = "https://github.com/Blaizzy/mlx-vlm"
+        return Patch(
+            module=self.module,
+            title=f"{self.family} in mlx-vlm: the padding mask replaces the causal attention mask",
+            severity="silent wrong result",
+            symptoms=(f"[broadcast_shapes] @ {self.target}",),
+            targets=(self.target,),
+            affects=(self.affects,),
+            links=(
+                f"{upstream}/blob/v0.7.10/{self.target.replace('.', '/')}.py",
+                *(f"{upstream}/pull/{number}" for number in self.pulls),
+                "https://github.com/unslothai/unsloth-zoo/pull/963",
+            ),
+            measures=MEASURES,
+            probe=self.probe,
+            repair=self.repair,
+            canary=self.canary,
+        )
+
+
+class Same(SimpleNamespace):
     """Stands in for a module, and returns its input."""
 
     def __call__(self, x: Any, *_: Any) -> Any:
@@ -50,7 +100,7 @@ def verdict(module: ModuleType, backbone: str, **given: Any) -> Verdict:
         seen.append(kwargs["mask"] if "mask" in kwargs else args[0])
         return x
 
-    part = _Same(weight=hidden)
+    part = Same(weight=hidden)
     model = SimpleNamespace(layers=[layer], blocks=[layer], num_layers=1, start_idx=0)
     model.norm = model.ln_f = model.lm_head = model.emb_drop = model.rotary_emb = part
     model.config = SimpleNamespace(cross_attention_layers=())
@@ -61,7 +111,7 @@ def verdict(module: ModuleType, backbone: str, **given: Any) -> Verdict:
     return Verdict.AFFECTED if getattr(seen[0], "ndim", 0) == mask.ndim else Verdict.FIXED
 
 
-def keep_causal(changes: Changes, backbone: Any) -> None:
+def keep_causal(changes: Changes, module: ModuleType, backbone: str) -> None:
     """Combine a mask of [batch, length] with the causal mask, in a forward pass with an empty cache."""
 
     def make(original: Call) -> Call:
@@ -74,16 +124,16 @@ def keep_causal(changes: Changes, backbone: Any) -> None:
                 return original(self, *args, **kwargs)
             given = dict(zip(names, args, strict=False)) | kwargs
             of: Any = given[names[0]] if given.get("inputs_embeds") is None else given["inputs_embeds"]
-            if of.shape[:2] == mask.shape and _is_empty(given.get("cache")):
+            if of.shape[:2] == mask.shape and is_empty(given.get("cache")):
                 given["mask"] = _padding.without_padding("causal", mask, mask.shape[1])
             return original(self, **given)
 
         return causal
 
-    changes.wrap(backbone, "__call__", make)
+    changes.wrap(getattr(module, backbone), "__call__", make)
 
 
-def _is_empty(cache: Any) -> bool:
+def is_empty(cache: Any) -> bool:
     if cache is None or cache[0] is None:
         return True
     offset = getattr(cache[0], "offset", None)

@@ -28,24 +28,9 @@ padding mask. It is treated as a padding mask. To avoid this, pass such a mask w
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
-from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.mlx_vlm import _causal, _tiny
-
-
-def probe(module: ModuleType) -> Verdict:
-    return _causal.verdict(module, "LanguageModel")
-
-
-def repair(module: ModuleType, changes: Changes) -> None:
-    _causal.keep_causal(changes, module.LanguageModel)
-
-
-def canary() -> Figure:
-    return _causal.figure(_model().language_model)
 
 
 def _model() -> Any:
@@ -61,22 +46,11 @@ def _model() -> Any:
     return _tiny.filled(family.Model(config))
 
 
-PATCH = Patch(
+PATCH = _causal.Row(
     module=__name__,
-    title="Idefics3 and SmolVLM in mlx-vlm use the padding mask as attention mask, and are not causal",
-    severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm.models.idefics3.language",),
-    targets=("mlx_vlm.models.idefics3.language",),
-    affects=("mlx-vlm>=0.4.0",),
-    links=(
-        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/idefics3/language.py",
-        "https://github.com/unslothai/unsloth-zoo/pull/963",
-    ),
-    measures=(
-        "change of earlier logits when the last token changes; errors of one text, of two rows "
-        "(expected: 0, below 1e-4)"
-    ),
-    probe=probe,
-    repair=repair,
-    canary=canary,
-)
+    family="Idefics3 and SmolVLM",
+    target="mlx_vlm.models.idefics3.language",
+    backbone="LanguageModel",
+    model=lambda: _model().language_model,
+    affects="mlx-vlm>=0.4.0",
+).patch()

@@ -27,24 +27,9 @@ padding mask. It is treated as a padding mask. To avoid this, pass such a mask w
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
-from zoo_hooks.changes import Changes
-from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.mlx_vlm import _causal, _tiny
-
-
-def probe(module: ModuleType) -> Verdict:
-    return _causal.verdict(module, "Llama")
-
-
-def repair(module: ModuleType, changes: Changes) -> None:
-    _causal.keep_causal(changes, module.Llama)
-
-
-def canary() -> Figure:
-    return _causal.figure(_model())
 
 
 def _model() -> Any:
@@ -66,23 +51,12 @@ def _model() -> Any:
     return _tiny.filled(family.Model(config))
 
 
-PATCH = Patch(
+PATCH = _causal.Row(
     module=__name__,
-    title="LLaVA in mlx-vlm uses the padding mask as attention mask, and is not causal",
-    severity="silent wrong result",
-    symptoms=("[broadcast_shapes] @ mlx_vlm.models.llava.language",),
-    targets=("mlx_vlm.models.llava.language",),
-    affects=("mlx-vlm>=0.6.14",),
-    links=(
-        "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/llava/language.py",
-        "https://github.com/Blaizzy/mlx-vlm/pull/1913",
-        "https://github.com/unslothai/unsloth-zoo/pull/963",
-    ),
-    measures=(
-        "change of earlier logits when the last token changes; errors of one text, of two rows "
-        "(expected: 0, below 1e-4)"
-    ),
-    probe=probe,
-    repair=repair,
-    canary=canary,
-)
+    family="LLaVA",
+    target="mlx_vlm.models.llava.language",
+    backbone="Llama",
+    model=_model,
+    affects="mlx-vlm>=0.6.14",
+    pulls=(1913,),
+).patch()
