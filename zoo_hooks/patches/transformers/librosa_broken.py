@@ -32,6 +32,7 @@ ROW = _optional.Row(
     questions=("is_librosa_available",),
     flags=("_is_package_available", "_librosa_available"),
     home="audio_utils.py",
+    beside=("soxr",),
 )
 
 
