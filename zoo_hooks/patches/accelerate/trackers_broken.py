@@ -29,8 +29,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches import _broken
-from zoo_hooks.patches._calls import tried
+from zoo_hooks.patches import _broken, _calls
 
 TRACKING = "accelerate.tracking"
 NAMES = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio")
@@ -47,7 +46,7 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     def usable(name: str) -> bool:
-        _, error = tried(lambda: import_module(name))
+        _, error = _calls.tried(lambda: import_module(name))
         if error:
             _broken.tell(changes, name, error)
         return error is None
