@@ -42,7 +42,7 @@ def test_all_leaves_it_out_and_who_names_it_gets_its_error(tmp_path, name):
 
 def test_one_that_works_is_started_as_without_us(tmp_path):
     """By "all", given by position or by name; one that is not asked for is not loaded."""
-    works = "class _Run:\n    def __init__(self, *args, **kwargs): pass\ninit = _Run\n"
+    works = "class _Run:\n    def __init__(self, *args, **kwargs): pass\ninit = _Run\nconfig = {}\n"
     path = package(tmp_path, "swanlab", works)
     asked = TRY + "print('swanlab' in __import__('sys').modules)\nAccelerator(cpu=True)\n"
     asked += "print('swanlab' in __import__('sys').modules)\n" + tries(all='started(log_with="all")')
