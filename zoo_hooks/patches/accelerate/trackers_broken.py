@@ -7,8 +7,8 @@ If one of comet_ml, MLflow, ClearML, DVCLive, SwanLab, Aim or trackio is install
 
 Cause
 -----
-``get_available_trackers`` lists what is installed. Each tracker imports its package in ``start``, which
-``init_trackers`` calls.
+``get_available_trackers`` lists what is installed. Each tracker imports its package when
+``init_trackers`` creates and starts it.
 
 Repair
 ------
@@ -39,9 +39,10 @@ NAMES = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio"
 def probe(module: ModuleType) -> Verdict:
     if not all(hasattr(place, "filter_trackers") for place in (module, sys.modules.get(TRACKING))):
         return Verdict.UNKNOWN
-    starts = inspect.unwrap(sys.modules[TRACKING].MLflowTracker.start)
+    tracker = sys.modules[TRACKING].MLflowTracker
+    starts = inspect.unwrap(getattr(tracker, "start", tracker.__init__)).__code__  # in 1.0 by being created
     first = next(iter(inspect.signature(inspect.unwrap(module.filter_trackers)).parameters))
-    return Verdict.AFFECTED if first == "log_with" and hasattr(starts, "__code__") else Verdict.UNKNOWN
+    return Verdict.AFFECTED if first == "log_with" and "mlflow" in starts.co_names else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -2,14 +2,16 @@
 
 Symptom
 -------
-If ``import weave`` or ``import rich`` raises, ``from trl import SFTTrainer`` raises the same error. The
-trainers for GRPO, DPO, RLOO and others fail in the same way. This happens even if no completions are logged.
+If ``import rich`` raises, ``from trl import SFTTrainer`` raises the same error, and so does the import of
+every other trainer. If ``import weave`` raises, the trainers for GRPO, RLOO and others fail in the same way.
+This happens even if no completions are logged.
 
 Cause
 -----
 ``is_weave_available`` and ``is_rich_available`` only check whether the package is installed.
-``trl.trainer.callbacks``, which every trainer imports, calls them and imports the packages in the next line.
-Only ``WeaveCallback`` and printed tables of completions need them.
+``trl.trainer.utils`` and ``trl.trainer.callbacks`` call them and import the packages in the next line. Every
+trainer imports the first module, and some import the second. Only ``WeaveCallback`` and printed tables of
+completions need the packages.
 
 Repair
 ------
@@ -29,9 +31,12 @@ from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches import _broken, _optional
 
 TRL, ASKS = "trl.import_utils", "transformers.utils.import_utils"
-HOME = "trl/trainer/callbacks.py"
+CALLBACKS = "trl/trainer/callbacks.py"  # up to 0.17 trl cannot do without rich
 WEAVE = _optional.Row(
-    "weave", ("is_weave_available",), ("_is_package_available", "_weave_available"), home=HOME
+    "weave",
+    ("is_weave_available",),
+    ("_is_package_available", "_weave_available"),
+    home=CALLBACKS,
 )
 RICH = _optional.Row(
     "rich", ("is_rich_available",), ("_is_package_available", "_rich_available"), spared=("transformers",)
@@ -40,7 +45,7 @@ RICH = _optional.Row(
 
 def probe(_: ModuleType) -> Verdict:
     trl, asks = sys.modules[TRL], sys.modules[ASKS]
-    if not _optional.imports_at_once(trl, RICH._replace(home=HOME)):
+    if not _optional.imports_at_once(trl, RICH._replace(home=CALLBACKS)):
         return _optional.probe(trl, WEAVE)
     found = {_optional.probe(trl, WEAVE), _optional.probe(trl, RICH), _optional.probe(asks, RICH)}
     return next((one for one in (Verdict.AFFECTED, Verdict.UNKNOWN) if one in found), Verdict.FIXED)
@@ -52,7 +57,7 @@ def repair(_: ModuleType, changes: Changes) -> None:
 
 
 def canary() -> Figure:
-    return _broken.with_broken("rich", "from trl import SFTTrainer", _broken.package("weave"))
+    return _broken.with_broken("rich", "import trl.trainer.sft_trainer", _broken.package("weave"))
 
 
 PATCH = Patch(
@@ -63,9 +68,9 @@ PATCH = Patch(
     symptoms=("@ trl.trainer @ weave.__init__", "@ trl.trainer @ rich.__init__"),
     targets=(TRL, ASKS),
     requires=(TRL, ASKS),
-    affects=("trl>=0.16.0",),
+    affects=("trl>=0.18.0",),
     links=("https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/callbacks.py#L41",),
-    measures="result of importing SFTTrainer beside a broken weave and rich (expected: imported)",
+    measures="result of importing the SFT trainer beside a broken weave and rich (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,
