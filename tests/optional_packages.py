@@ -8,7 +8,7 @@ from conftest import child, python
 
 BEGIN = "import sys, zoo_hooks\nzoo_hooks.init()\n"
 SYMBOL = "undefined symbol: _ZN3c10"
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "fla": "flash-linear-attention"}
 BROKEN = f"raise ImportError(__name__ + ': {SYMBOL}')"
 
 
@@ -57,12 +57,12 @@ def as_if_absent(folder: Path, name: str, patch: str, code: str, named: str = ""
     assert seen.stderr.count(words) == seen.stderr.count("zoo-hooks") == 1
 
 
-def as_without_us(path: str, name: str, asked: str, code: str) -> None:
+def as_without_us(path: str, name: str, asked: str, code: str, patch: str) -> None:
     """Who only asks loads nothing, and is told that it is there; who imports it gets it, as without hooks."""
     code = f"print(bool({asked}), {name!r} in sys.modules)\n{code}\n"
     code += f"print(sorted(one for one in sys.modules if one.partition('.')[0] == {name!r}), {asked})"
     begin = BEGIN + "from transformers.utils import import_utils\n"
-    seen = python(begin + code, PYTHONPATH=path)
-    assert seen == python(begin + code, PYTHONPATH=path, ZOO_HOOKS="0")
+    seen = python(begin + code + status(patch), PYTHONPATH=path)
+    assert seen == python(begin + code, PYTHONPATH=path, ZOO_HOOKS="0") + "APPLIED\n"
     assert seen.startswith("True False\n")
     assert f"[{name!r}" in seen

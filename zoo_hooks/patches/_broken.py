@@ -71,6 +71,22 @@ class Torchcodec:
         return self.works
 
 
+def package(name: str, version: str = "9.0.0", distribution: str = "") -> dict[str, str]:
+    """The files of a broken package as pip leaves them."""
+    metadata = f"{(distribution or name).replace('-', '_')}-{version}.dist-info"
+    named = f"Metadata-Version: 2.1\nName: {distribution or name}\nVersion: {version}\n"
+    return {
+        f"{name}/__init__.py": f"raise ImportError('{name}: undefined symbol: _ZN3c10')",
+        f"{metadata}/METADATA": named,
+        f"{metadata}/top_level.txt": name,
+    }
+
+
+def packages(*names: str) -> dict[str, str]:
+    """The files of several."""
+    return {file: text for name in names for file, text in package(name).items()}
+
+
 def with_broken(
     name: str,
     code: str,
@@ -80,15 +96,8 @@ def with_broken(
 ) -> Figure:
     """What code gives beside a broken package, in a child, for upstreams remember what is there."""
     import_module("torch")  # where there is none, it is this interpreter that should say so
-    metadata = f"{(distribution or name).replace('-', '_')}-{version}.dist-info"
+    files = package(name, version, distribution)
     with tempfile.TemporaryDirectory() as folder:
-        files = {
-            f"{name}/__init__.py": f"raise ImportError('{name}: undefined symbol: _ZN3c10')",
-            f"{metadata}/METADATA": (
-                f"Metadata-Version: 2.1\nName: {distribution or name}\nVersion: {version}\n"
-            ),
-            f"{metadata}/top_level.txt": name,
-        }
         for file, text in (files | (beside or {})).items():
             Path(folder, file).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, file).write_text(text)

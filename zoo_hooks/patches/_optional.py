@@ -7,19 +7,19 @@ the answer is upstream's until an import has failed.
 
 from __future__ import annotations
 
-import dis
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from inspect import unwrap
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType, ModuleType
-from typing import Any, ClassVar, NamedTuple
+from types import FrameType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Verdict
 from zoo_hooks.patches import _broken
 from zoo_hooks.patches._calls import in_place_of, tried
+from zoo_hooks.patches._loading import Package
 
 GATE = "requires_backends"
 """What refuses with words of how to install a package, of those that it finds in a table of transformers."""
@@ -35,94 +35,31 @@ class Row(NamedTuple):
     flags: tuple[str, ...]
     """What the first of them asks, where it asks only whether it is installed."""
     home: str = ""
-    """The file in which a release imports it at once if it has this bug, below its package's folder."""
+    """The file in which a release imports it at once if it has this bug, seen from two folders up."""
     through: tuple[str, ...] = ()
     """Modules of the upstream's own that import it at once, as who asks imports them."""
     loading: tuple[str, ...] = ()
     """Functions that ask for those who import it next."""
+    beside: tuple[str, ...] = ()
+    """Other packages that who asks imports too."""
+    spared: tuple[str, ...] = ()
+    """Modules and packages that get upstream's answer when they ask."""
+    refusing: tuple[str, ...] = ()
+    """Functions that ask for those who named it."""
+
+    def spares(self, asker: FrameType) -> bool:
+        """Tell whether the calling code gets upstream's answer."""
+        name = asker.f_globals.get("__name__", "")
+        return any(f"{name}.".startswith(f"{one}.") for one in self.spared)
 
 
-class Package:
-    """What is known of an installed package: nothing yet, that it works, or the error of its import."""
-
-    known: ClassVar[dict[str, Package]] = {}
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.works = False
-        self.error: Exception | None = None
-
-    def told(self, asker: FrameType, row: Row, changes: Changes) -> bool:
-        """Answer the calling code; if it would say how to install the package, raise the package's error."""
-        if self.works:
-            return True
-        named = self.is_named_by(asker.f_code)
-        if self.error is None:
-            wanted, names = self.next_import(asker, row) or (self.name if named else "", ())
-            if wanted:
-                self.load(wanted, names, changes)
-        if named:
-            self.fail()
-        return self.error is None
-
-    def load(self, wanted: str, names: Iterable[str], changes: Changes) -> None:
-        """Import what the calling code is about to import. A module that the release lacks is no failure."""
-        before = set(sys.modules)
-        _, error = tried(lambda: take(wanted, names))
-        elsewhere = isinstance(error, ModuleNotFoundError) and self.holds(error.name or "")
-        self.works = error is None
-        if error and not elsewhere:
-            self.breaks(error, changes)
-            for name in set(sys.modules) - before:  # half there, it passes for imported
-                if self.holds(name):
-                    del sys.modules[name]
-
-    def breaks(self, error: Exception, changes: Changes) -> None:
-        """Keep the error of its import, and log a warning."""
-        self.error = error.with_traceback(None)
-        _broken.tell(changes, self.name, error)
-
-    def fail(self) -> None:
-        """Raise the error of its import. A second import would say that it is partially initialized."""
-        if self.error:
-            raise self.error.with_traceback(None)
-
-    def holds(self, module: str) -> bool:
-        """Tell whether a module belongs to the package."""
-        return module.partition(".")[0] == self.name
-
-    def next_import(self, asker: FrameType, row: Row) -> tuple[str, tuple[str, ...]] | None:
-        """The module of the package, and its names, that the calling code imports first after the call."""
-        if asker.f_code.co_name in row.loading:
-            return self.name, ()
-        if not any(self.holds(name) or name in row.through for name in asker.f_code.co_names):
-            return None
-        steps = list(dis.get_instructions(asker.f_code))
-        for level, names, step in zip(steps, steps[1:], steps[2:]):  # noqa: B905 - each shorter by one
-            if step.opname == "IMPORT_NAME" and step.offset > asker.f_lasti:
-                if level.argval == 0 and self.holds(step.argval):
-                    return str(step.argval), names.argval or ()
-                if step.argval in row.through:
-                    return self.name, ()
-        return None
-
-    def is_named_by(self, code: CodeType) -> bool:
-        """Tell whether a user named the package: the function has an install hint, or is __getattr__."""
-        words = (one for one in code.co_consts if isinstance(one, str) and "install" in one)
-        return code.co_name != "<module>" and (
-            code.co_name == "__getattr__" or any(self.name in one.lower() for one in words)
-        )
+def probe(module: ModuleType, *rows: Row) -> Verdict:
+    """AFFECTED if one of upstream's functions only checks whether its package is installed."""
+    verdicts = [_verdict(module, row) for row in rows]
+    return next((one for one in (Verdict.AFFECTED, Verdict.UNKNOWN) if one in verdicts), Verdict.FIXED)
 
 
-def take(wanted: str, names: Iterable[str]) -> None:
-    """Import a module, or names from it."""
-    module = __import__(wanted, fromlist=[*names])
-    if missing := [name for name in names if name != "*" and not hasattr(module, name)]:
-        raise ImportError(f"cannot import name {missing[0]!r} from {wanted!r} ({module.__file__})")
-
-
-def probe(module: ModuleType, row: Row) -> Verdict:
-    """AFFECTED if upstream's function only checks whether the package is installed."""
+def _verdict(module: ModuleType, row: Row) -> Verdict:
     asks = getattr(module, row.questions[0], None)
     if asks is None or is_ours(asks):
         return Verdict.FIXED
@@ -144,8 +81,14 @@ def imports_at_once(module: ModuleType, row: Row) -> bool:
     return re.search(block + row.name.encode() + rb"\b", source, re.MULTILINE) is not None
 
 
-def repair(module: ModuleType, changes: Changes, row: Row) -> None:
-    """Make a module's functions answer whether the package can be loaded."""
+def repair(module: ModuleType, changes: Changes, *rows: Row) -> None:
+    """Make a module's functions answer whether the packages can be loaded."""
+    for row in rows:
+        if _verdict(module, row) is Verdict.AFFECTED:
+            _repair(module, changes, row)
+
+
+def _repair(module: ModuleType, changes: Changes, row: Row) -> None:
     package = Package.known.setdefault(row.name, Package(row.name))
     parent = sys.modules[module.__name__.rpartition(".")[0]]
     table = getattr(module, "BACKENDS_MAPPING", {})
@@ -162,13 +105,18 @@ def repair(module: ModuleType, changes: Changes, row: Row) -> None:
 
 def asking(original: Callable[..., Any], package: Package, row: Row, changes: Changes) -> Any:
     """The replacement of upstream's function, which asks it and then the package."""
-    finds_out = package.name in unwrap(original).__code__.co_names  # by importing it, though it may raise
+    code = unwrap(original).__code__
+    finds_out = package.name in code.co_names  # by importing it, though it may raise
+    may_import = ("return_version",) in code.co_consts  # to learn its version
 
     def is_available(*args: Any, **kwargs: Any) -> Any:
-        if finds_out and not package.works and package.error is None:
+        if not package.works and (finds_out or may_import or package.error):
             answer, error = tried(lambda: original(*args, **kwargs))
-            if error:
+            if error and not (finds_out or package.error or package.raised(error)):
+                raise error
+            if error and package.error is None:
                 package.breaks(error, changes)
+            answer = answer or error
         else:
             answer = original(*args, **kwargs)
         return answer and package.told(sys._getframe(1), row, changes)  # noqa: SLF001

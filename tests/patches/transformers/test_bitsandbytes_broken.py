@@ -37,4 +37,5 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
         NAME,
         "import_utils.is_bitsandbytes_available()",
         "import transformers.integrations.bitsandbytes, transformers.quantizers.auto as auto",
+        PATCH,
     )

@@ -31,4 +31,4 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
     path = package(
         tmp_path, NAME, "", {"hqq/core/__init__.py": "", "hqq/core/quantize.py": "Quantizer = None\n"}
     )
-    as_without_us(path, NAME, "import_utils.is_hqq_available()", "import transformers.cache_utils")
+    as_without_us(path, NAME, "import_utils.is_hqq_available()", "import transformers.cache_utils", PATCH)

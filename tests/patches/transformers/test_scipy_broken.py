@@ -30,5 +30,9 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
     """Loaded by what imports it, and not by what asks."""
     path = package(tmp_path, NAME, "", {"scipy/optimize.py": "linear_sum_assignment = None\n"})
     as_without_us(
-        path, NAME, "import_utils.is_scipy_available()", "import transformers.loss.loss_for_object_detection"
+        path,
+        NAME,
+        "import_utils.is_scipy_available()",
+        "import transformers.loss.loss_for_object_detection",
+        PATCH,
     )

@@ -45,4 +45,5 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
         NAME,
         "import_utils.is_sklearn_available()",
         "import transformers.generation.candidate_generator",
+        PATCH,
     )

@@ -44,4 +44,6 @@ def test_what_needs_none_is_as_if_it_were_absent_and_who_names_it_gets_its_error
 def test_one_that_works_is_used_as_without_us(tmp_path):
     """Loaded by what imports it, and not by what asks."""
     path = package(tmp_path, NAME, "")
-    as_without_us(path, NAME, "import_utils.is_soundfile_available()", "import transformers.audio_utils")
+    as_without_us(
+        path, NAME, "import_utils.is_soundfile_available()", "import transformers.audio_utils", PATCH
+    )

@@ -51,4 +51,6 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
             "torchao/prototype/safetensors/safetensors_utils.py": "is_metadata_torchao = None",
         },
     )
-    as_without_us(path, NAME, "import_utils.is_torchao_available()", "import transformers.quantizers.auto")
+    as_without_us(
+        path, NAME, "import_utils.is_torchao_available()", "import transformers.quantizers.auto", PATCH
+    )

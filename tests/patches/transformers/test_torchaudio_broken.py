@@ -35,4 +35,4 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
     path = package(
         tmp_path, NAME, "", {"torchaudio/compliance/__init__.py": "", "torchaudio/compliance/kaldi.py": ""}
     )
-    as_without_us(path, NAME, "import_utils.is_torchaudio_available()", IMPORT)
+    as_without_us(path, NAME, "import_utils.is_torchaudio_available()", IMPORT, PATCH)

@@ -69,7 +69,7 @@ def test_all_else_works_and_who_names_it_gets_its_error(site):
 def test_one_that_works_is_used_as_without_us(site):
     """Loaded by what imports it, and not by what asks."""
     asked = "import_utils.is_torchvision_available()"
-    as_without_us(package(site, NAME, "", WORKS), NAME, asked, "import transformers.image_utils")
+    as_without_us(package(site, NAME, "", WORKS), NAME, asked, "import transformers.image_utils", PATCH)
 
 
 @pytest.mark.parametrize("body", ["import os; os.abort()", "import time; time.sleep(600)"])

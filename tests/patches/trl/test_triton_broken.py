@@ -66,4 +66,6 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
         "def jit(function): return function",
         {"triton/language.py": "class constexpr: pass"},
     )
-    as_without_us(path, NAME, "import_utils.is_triton_available()", "import trl.kernels.logprob_entropy")
+    as_without_us(
+        path, NAME, "import_utils.is_triton_available()", "import trl.kernels.logprob_entropy", PATCH
+    )

@@ -58,7 +58,7 @@ PATCH = Patch(
         "@ peft.import_utils @ bitsandbytes.__init__",
     ),
     targets=("peft.import_utils",),
-    affects=("peft>=0.17.1",),
+    affects=("peft>=0.15.0",),
     links=(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/model.py#L525",
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/bnb.py#L19",

@@ -4,19 +4,21 @@ Symptom
 -------
 librosa is installed, but its import fails, for example because its numba does not support the installed
 numpy. Then ``from transformers import LlamaForCausalLM``, ``Trainer``, ``import peft`` and trl's trainers
-fail with that error, although none of them reads audio.
+fail with that error, although none of them reads audio. A soxr that fails to import does the same.
 
 Cause
 -----
 ``is_librosa_available`` only checks whether librosa is installed. ``audio_utils``, which every model
-imports indirectly, calls it and imports librosa in the next line. Later releases do not use librosa there.
+imports indirectly, calls it and imports librosa in the next line, and then soxr. Later releases do not use
+librosa there.
 
 Repair
 ------
 When a module calls ``is_librosa_available`` and is about to import librosa, zoo-hooks imports librosa at
-that point. If this fails, the answer is False from then on, and a warning with the error is logged once. So
-everything that does not need librosa works. Code that needs librosa gets the error of its import. Code that
-only calls ``is_librosa_available`` loads nothing. librosa itself is not changed.
+that point, and soxr if the module imports both. If this fails, the answer is False from then on, and a
+warning with the error is logged once. So everything that does not need librosa works. Code that needs
+librosa gets the error of its import. Code that only calls ``is_librosa_available`` loads nothing. librosa
+itself is not changed.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ ROW = _optional.Row(
     questions=("is_librosa_available",),
     flags=("_is_package_available", "_librosa_available"),
     home="audio_utils.py",
+    beside=("soxr",),
 )
 
 

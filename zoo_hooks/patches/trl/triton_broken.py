@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
@@ -36,16 +36,12 @@ from zoo_hooks.patches import _broken, _optional
 
 TRL, ASKS = "trl.import_utils", "transformers.utils.import_utils"
 KERNELS = "trl/kernels/chunked_logprob.py"
-ROW = _optional.Row("triton", ("is_triton_available",), ("_is_package_available", "_triton_available"))
-
-
-class Triton(_optional.Package):
-    """Triton as all code but that of transformers is told of it, which can dequantize and needs no triton."""
-
-    def told(self, asker: FrameType, row: _optional.Row, changes: Changes) -> bool:
-        """Leave it to upstream's answer, if transformers asks."""
-        name: str = asker.f_globals.get("__name__", "")
-        return name.startswith("transformers.") or super().told(asker, row, changes)
+ROW = _optional.Row(
+    "triton",
+    ("is_triton_available",),
+    ("_is_package_available", "_triton_available"),
+    spared=("transformers",),  # which can dequantize without triton
+)
 
 
 def probe(_: ModuleType) -> Verdict:
@@ -58,7 +54,6 @@ def probe(_: ModuleType) -> Verdict:
 
 
 def repair(_: ModuleType, changes: Changes) -> None:
-    _optional.Package.known.setdefault(ROW.name, Triton(ROW.name))
     _optional.repair(sys.modules[ASKS], changes, ROW)
 
 
