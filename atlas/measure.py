@@ -22,11 +22,13 @@ from zoo_hooks.tool.atlas import Seen
 LONGEST = 60
 """Characters of a figure that are kept."""
 MEANING = {"APPLIED": "AFFECTED", "NOT_NEEDED": "FIXED", "UNKNOWN": "UNKNOWN", "FAILED": "FAILED"}
+SITE = "/venv/lib/python3.11/site-packages/"
 PLACES = {
-    rf'File "{tempfile.gettempdir()}/(tmp[^/]+/)+': 'File "/venv/lib/python3.11/site-packages/',
-    r'File "/.*/site-packages/': 'File "/venv/lib/python3.11/site-packages/',
-    r'File "(?!/venv)/.*/lib/python3\.\d+/': 'File "/usr/lib/python3.11/',
+    rf"{tempfile.gettempdir()}/(tmp[^/]+/)+": SITE,
+    r"/[^\s'\"]*/site-packages/": SITE,
+    r"/(?!venv/)[^\s'\"]*/lib/python3\.\d+/": "/usr/lib/python3.11/",
 }
+"""Paths of a machine in what upstreams say, and what is recorded in place of them."""
 VERSIONS = """
 import json, platform, sys
 from importlib.metadata import distributions
@@ -91,9 +93,7 @@ def _keep(patch: str, trace: str) -> None:
         return
     noise = ("    ", '  File "<', f'  File "{ROOT}/zoo_hooks/')
     lines = [line for line in trace.splitlines() if not line.startswith(noise)]
-    for place, instead in PLACES.items():
-        lines = [re.sub(place, instead, line) for line in lines]
-    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    file.write_text(_anywhere("\n".join([*lines, ""])), encoding="utf-8")
     print(f"  written: {file.relative_to(ROOT)}", flush=True)
 
 
@@ -126,8 +126,15 @@ def _clean() -> dict[str, str]:
 
 
 def _short(figure: Any) -> str:
-    text = f"{figure:.3g}" if isinstance(figure, float) else " ".join(str(figure).split())
+    text = f"{figure:.3g}" if isinstance(figure, float) else _anywhere(" ".join(str(figure).split()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _anywhere(text: str) -> str:
+    """The same as another machine would print it."""
+    for place, instead in PLACES.items():
+        text = re.sub(place, instead, text)
+    return text
 
 
 def _today() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import date
@@ -265,3 +266,13 @@ def test_the_error_of_a_crash_is_recorded_once_without_paths_and_source_lines(tm
         '  File "/venv/lib/python3.11/site-packages/triton/__init__.py", line 1, in <module>',
         "ImportError: undefined symbol",
     ]
+
+
+def test_a_figure_names_no_path_of_the_machine(tmp_path):
+    """An error may say which file it could not load."""
+    said = f"OSError: no {tmp_path}/.tox/cells/x/lib/python3.12/site-packages/av/a.so"
+    assert measure._short(said) == "OSError: no /venv/lib/python3.11/site-packages/av/a.so"
+    figures = [
+        figure for rows in ATLAS.patches.values() for row in rows for figure in (row.without, row.repaired)
+    ]
+    assert not [figure for figure in figures if figure and re.search(r"[ (]/(?!venv/|usr/)\w+/", figure)]
