@@ -116,7 +116,7 @@ def asking(original: Callable[..., Any], package: Package, row: Row, changes: Ch
                 raise error
             if error and package.error is None:
                 package.breaks(error, changes)
-            answer = answer or error
+            answer = error or answer  # False stays False
         else:
             answer = original(*args, **kwargs)
         return answer and package.told(sys._getframe(1), row, changes)  # noqa: SLF001
