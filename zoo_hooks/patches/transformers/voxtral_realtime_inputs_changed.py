@@ -35,18 +35,15 @@ HOLDERS = ("VoxtralRealtimeModel", "VoxtralRealtimeForConditionalGeneration")
 
 
 def probe(module: ModuleType) -> Verdict:
-    if _holder(module) is not None:
-        return Verdict.AFFECTED
-    return Verdict.FIXED if hasattr(module, HOLDERS[1]) else Verdict.UNKNOWN
+    forward = inspect.unwrap(_holder(module).forward)
+    if EMBEDS not in forward.__code__.co_varnames:
+        return Verdict.UNKNOWN
+    adds = any(map(_adds_in_place, dis.get_instructions(forward)))
+    return Verdict.AFFECTED if adds else Verdict.FIXED
 
 
 def _holder(module: ModuleType) -> Any:
-    """Find the class whose forward adds in place."""
-    for kind in (getattr(module, name, None) for name in HOLDERS):
-        code = kind and inspect.unwrap(kind.forward).__code__
-        if code and EMBEDS in code.co_varnames and any(map(_adds_in_place, dis.get_instructions(code))):
-            return kind
-    return None
+    return getattr(module, HOLDERS[0], None) or getattr(module, HOLDERS[1])
 
 
 def _adds_in_place(one: dis.Instruction) -> bool:
