@@ -414,7 +414,7 @@ def test_without_a_command_the_state_and_the_commands_are_told(run):
 def test_env_is_a_block_for_an_issue(run):
     """Versions, settings, and what is repaired by what was measured or claimed."""
     said = run("env", ZOO_HOOKS_STRICT="1").stdout
-    for line in (f"zoo-hooks {zoo_hooks.__version__}, active: yes", "ZOO_HOOKS_STRICT: 1", "fake 1.5"):
+    for line in (f"zoo-hooks {zoo_hooks.__version__}: active", "ZOO_HOOKS_STRICT: 1", "fake 1.5"):
         assert line in said.splitlines()
     assert "fake/bug" in said
     told = json.loads(run("env", "--json").stdout)

@@ -65,7 +65,7 @@ def _env(options: argparse.Namespace) -> int:
     if options.json:
         terminal.show_json(found)
         return 0
-    print(f"zoo-hooks {zoo_hooks.__version__}, active: {found['active']}")
+    print(f"zoo-hooks {zoo_hooks.__version__}: {trouble or 'active'}")
     print(f"Python {versions['python']} on {found['platform']}")
     for name in SETTINGS:
         print(f"{name}: {os.environ.get(name, 'not set')}")
