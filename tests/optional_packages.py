@@ -53,7 +53,7 @@ def as_if_absent(folder: Path, name: str, patch: str, code: str, named: str = ""
         f"ImportError {name}: {SYMBOL}"
     ] * errors.count("\n")
     assert bool(errors) == bool(named)
-    words = f"zoo-hooks: {name} is installed but cannot be imported (ImportError: {name}: {SYMBOL})"
+    words = f"{name} is installed but cannot be imported (ImportError: {name}: {SYMBOL})"
     assert seen.stderr.count(words) == seen.stderr.count("zoo-hooks") == 1
 
 

@@ -22,7 +22,7 @@ def worlds(request, tmp_path_factory):
 
     def seen(hooks, *patches):
         command = [sys.executable, HERE / "renamed.py", file, *patches]
-        subprocess.run(command, env=os.environ | {"ZOO_HOOKS": hooks}, check=True, timeout=600)
+        subprocess.run(command, env=os.environ | {"ZOO_HOOKS": hooks}, check=True, timeout=1800)
         return json.loads(file.read_text())
 
     found = seen("0", *(patch.id for patch in chosen))

@@ -7,7 +7,7 @@ from conftest import child, python
 from optional_packages import BEGIN, SYMBOL, package, status, tries
 
 PATCH = "accelerate/trackers-broken"
-NAMES = ("clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio")
+NAMES = ("clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "tensorboard")
 TRY = """
 import tempfile
 from accelerate import Accelerator
@@ -38,6 +38,15 @@ def test_all_leaves_it_out_and_who_names_it_gets_its_error(tmp_path, name):
     assert seen.stdout.split("\n")[:3] == ["all []", f"named {error}", f"listed {error}"]
     assert "APPLIED" in seen.stdout
     assert seen.stderr.count(f"zoo-hooks: {name} is installed but cannot be imported") == 1
+
+
+def test_tensorboard_x_takes_the_place_of_an_absent_tensorboard(tmp_path):
+    """By "all", as without the hooks."""
+    writer = "class SummaryWriter:\n    def __init__(self, *args, **kwargs): pass\n    close = __init__\n"
+    path = package(tmp_path, "tensorboardX", writer)
+    code = "import sys\nsys.modules['tensorboard'] = None\n" + BEGIN + TRY + tries(all='started(log_with="all")')
+    assert python(code, PYTHONPATH=path) == "all ['tensorboard']\n"
+    assert python(code, PYTHONPATH=path, ZOO_HOOKS="0") == "all ['tensorboard']\n"
 
 
 def test_one_that_works_is_started_as_without_us(tmp_path):

@@ -12,6 +12,7 @@ CALLBACKS = {
     "codecarbon": "CodeCarbonCallback",
     "dvclive": "DVCLiveCallback",
     "swanlab": "SwanLabCallback",
+    "tensorboard": "TensorBoardCallback",
 }
 TRY = """
 import accelerate, tempfile, torch
@@ -48,3 +49,13 @@ def test_one_that_works_is_used_as_without_us(tmp_path):
     path = package(tmp_path, "swanlab", "")
     assert python(BEGIN + WORKS + status(PATCH), PYTHONPATH=path) == "True False\nTrue\nAPPLIED\n"
     assert python(BEGIN + WORKS, PYTHONPATH=path, ZOO_HOOKS="0") == "True False\nTrue\n"
+
+
+def test_tensorboard_x_takes_the_place_of_a_broken_tensorboard(tmp_path):
+    """As without the hooks, which change nothing then."""
+    package(tmp_path, "tensorboard")
+    path = package(tmp_path, "tensorboardX", "class SummaryWriter: pass\n")
+    code = BEGIN + TRY.replace("NAME", "tensorboard")
+    seen = python(code, PYTHONPATH=path)
+    assert seen == python(code, PYTHONPATH=path, ZOO_HOOKS="0")
+    assert "TensorBoardCallback" in seen

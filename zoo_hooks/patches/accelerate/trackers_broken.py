@@ -2,8 +2,9 @@
 
 Symptom
 -------
-If one of comet_ml, MLflow, ClearML, DVCLive, SwanLab, Aim or trackio is installed and its import raises,
-``Accelerator(log_with="all")`` raises that error in ``init_trackers``, even if the other trackers work.
+If one of comet_ml, MLflow, ClearML, DVCLive, SwanLab, Aim, trackio or tensorboard is installed and its
+import raises, ``Accelerator(log_with="all")`` raises that error in ``init_trackers``, even if the other
+trackers work.
 
 Cause
 -----
@@ -24,6 +25,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -32,8 +34,7 @@ from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches import _broken, _calls
 
 TRACKING = "accelerate.tracking"
-NAMES = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio")
-"""Trackers that have the name of what they import."""
+NAMES = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio", "tensorboard")
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -47,7 +48,12 @@ def probe(module: ModuleType) -> Verdict:
 
 def repair(module: ModuleType, changes: Changes) -> None:
     def usable(name: str) -> bool:
-        _, error = _calls.tried(lambda: import_module(name))
+        if name == "tensorboard":
+            _, error = _calls.tried(lambda: import_module("torch.utils.tensorboard"))
+            if isinstance(error, ModuleNotFoundError) and find_spec("tensorboardX"):
+                return True  # the tracker imports that instead
+        else:
+            _, error = _calls.tried(lambda: import_module(name))
         if error:
             _broken.tell(changes, name, error)
         return error is None
@@ -87,7 +93,7 @@ PATCH = Patch(
     targets=("accelerate.accelerator",),
     affects=("accelerate>=0.26.1",),
     links=("https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/tracking.py#L1348",),
-    measures="result of starting all trackers, of which seven are broken (expected: imported)",
+    measures="result of starting all trackers, of which eight are broken (expected: imported)",
     probe=probe,
     repair=repair,
     canary=canary,
