@@ -13,6 +13,8 @@ compressed-tensors recognises attention with a KV cache by a parameter ``past_ke
 ``past_key_values``, and passes its own cache under one of these names. From 5.24.0 on, transformers calls
 the parameter ``cache``.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 Two modules of compressed-tensors ask for the name. They now find the parameter ``cache`` as

@@ -17,7 +17,7 @@ padding, and each row needs its own offset.
 Before 0.32.0, the K/V are read from the ``state`` of the cache. In a batch, the state contains more than K
 and V.
 
-No upstream issue is known.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

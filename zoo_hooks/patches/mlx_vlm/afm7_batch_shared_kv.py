@@ -13,7 +13,7 @@ layer's KV cache. In a batch, the state contains more than K and V.
 For rotary embeddings, these layers use the number of keys in the KV cache as the offset of their queries.
 In a batch, this number includes the keys of padding, and each row needs its own offset.
 
-No upstream issue is known.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

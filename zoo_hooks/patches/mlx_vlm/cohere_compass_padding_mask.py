@@ -12,7 +12,7 @@ The trainers pass their ``attention_mask`` as the argument ``mask``. It has the 
 contains ones, with zeros for padding. ``TextModel`` creates the causal mask only if it gets no mask.
 Otherwise it passes the given mask to its layers, in place of the causal mask and the sliding-window mask.
 
-No upstream issue is known for this model family.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

@@ -13,7 +13,7 @@ Most layers also attend to compressed keys, one for each 4 or 128 tokens. ``Pool
 the mask that hides those that are not complete yet. Without a cache nothing creates it, and all compressed
 keys are visible to all tokens.
 
-No upstream issue is known.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

@@ -13,7 +13,7 @@ contains ones, with zeros for padding. ``Qwen2Model`` creates the causal mask on
 Otherwise it passes the given mask to its layers, in place of the causal mask. ``Qwen2Model`` is the text
 model of llava_bunny, which itself passes no mask.
 
-No upstream issue is known for this model family.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

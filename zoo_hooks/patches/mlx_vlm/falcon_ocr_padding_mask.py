@@ -14,7 +14,7 @@ KV cache.
 The trainers pass their padding mask of shape [batch, length] as the argument ``mask``. The layers use it in
 place of the model's own mask, with images too.
 
-No upstream issue is known for this model family.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

@@ -14,7 +14,7 @@ The model creates a mask only for a prompt with images.
 The trainers pass their padding mask of shape [batch, length] as the argument ``mask``. The layers use it in
 place of the model's own mask, with images too.
 
-No upstream issue is known for this model family.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

@@ -12,9 +12,10 @@ Cause
 The trainers pass their ``attention_mask`` as the argument ``mask``. It has the shape [batch, length], and
 contains ones, with zeros for padding. ``LanguageModel`` creates the causal mask only if it gets no mask.
 Otherwise it passes the given mask to its layers, in place of the causal mask. Earlier releases use the
-trainers' mask as a KV cache and raise an error. In these releases, only the language model has this bug.
+trainers' mask as a KV cache and raise an error, which pull request 1852 ended. In these releases, only the
+language model has this bug.
 
-No upstream issue is known for this model family.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

@@ -13,7 +13,7 @@ contains ones, with zeros for padding. ``LanguageModel`` creates the causal mask
 Otherwise it passes the given mask to its layers, in place of the causal mask. Before pull request 1913, the
 class ignored the mask.
 
-No upstream issue is known for this model family.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

@@ -13,7 +13,7 @@ Some layers attend to an image. If there is no image, neither in the call nor in
 skips these layers. mlx-vlm runs them, and makes K and V from the queries of the text. The first half of the
 heads becomes K, the second half becomes V, and there is no mask.
 
-No upstream issue is known.
+No upstream issue is known. docs/upstream-reports.md contains a report.
 
 Repair
 ------

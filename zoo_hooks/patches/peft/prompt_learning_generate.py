@@ -12,6 +12,8 @@ The base model prepares the inputs of the next step, and peft looks in them for 
 5.24.0 on, transformers passes the KV cache as ``cache``. peft therefore treats each step as the first. It
 inserts the prompt again, or adds its prefix as a second cache, which the model ignores.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 While ``prepare_inputs_for_generation`` of peft's classes for causal and encoder-decoder models runs, the

@@ -12,6 +12,8 @@ peft separates them before the forward pass of the base model, and looks for the
 From 5.24.0 on, transformers passes ``cache``. The shadow therefore gets no cache, and treats each token as
 the first.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 The hook finds the cache under the old name, and the base model gets its own cache under the new one. Models

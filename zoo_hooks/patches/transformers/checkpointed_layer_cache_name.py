@@ -13,6 +13,8 @@ Cause
 From 5.24.0 on it removes only the argument ``cache`` and no longer ``past_key_values``. The recomputed
 layer then adds its keys to those that it added in the forward pass.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 The repair wraps each layer that takes the cache only under an old name. Such a layer gets no cache while it

@@ -19,6 +19,8 @@ Cause
 arguments to the function that is checkpointed. Reentrant checkpointing only knows the tensors that are
 passed to it.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 zoo-hooks passes tensors that need gradients to the layer's checkpoint function by position. The layer still

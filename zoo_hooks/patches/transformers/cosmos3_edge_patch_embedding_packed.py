@@ -12,6 +12,8 @@ Cause
 weight has the dtype uint8 or int8. The weight is stored in this dtype, but the layer does not compute in
 it.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 If the weight is packed, the pixels are cast to the dtype that the weight had before packing, as in a model

@@ -17,6 +17,8 @@ Cause
 From 5.24.0 on transformers names the argument ``cache`` wherever it calls a model. A decorator lets its own
 models accept the old name too. But transformers does not check which name a third-party model accepts.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 The repair wraps ``forward`` if it takes the cache only under an old name (``past_key_values`` or

@@ -17,6 +17,8 @@ The layers pass the shared K/V on in a dictionary, ``shared_kv_states``. Under r
 first forward runs without gradients, so the dictionary holds tensors without an autograd graph. The
 backward pass recomputes the last layers first, and they find these tensors.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 The repair acts when checkpointing is enabled on a model that has a layer with shared K/V. It covers

@@ -13,6 +13,8 @@ Cause
 -----
 From 5.24.0 on, ``generate`` keeps the cache under the name ``cache``, and passes it on under that name.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 The repair acts on each model class that overrides such a step. A step with a parameter ``past_key_values``

@@ -12,6 +12,8 @@ Cause
 weight that is packed to 4 bits it is uint8: the dtype in which it is stored, not the one in which the layer
 computes.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 If the weight is packed, the states are cast to the dtype that it had before, as in an unquantized model.

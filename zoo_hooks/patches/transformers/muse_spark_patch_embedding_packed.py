@@ -9,6 +9,8 @@ Cause
 ``MuseSparkVisionPatchEmbedder.forward`` casts the pixels to ``patch_embedding.weight.dtype``. For a packed
 weight this is uint8 or int8: the dtype in which it is stored, not the one in which the layer computes.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 If the weight is packed, the pixels are cast to the dtype that it had before, as in an unquantized model.

@@ -13,6 +13,8 @@ From 5.24.0 on, the layers of transformers pass the KV cache to their submodules
 own submodules have a decorator that accepts the old name too. Custom modules know only the old name, and
 the layers do not check which name a submodule takes.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 When a module that takes the cache only under an old name is assigned to a layer of transformers, zoo-hooks

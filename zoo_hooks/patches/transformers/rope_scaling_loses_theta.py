@@ -5,8 +5,8 @@ Symptom
 The context of a model is extended with ``config.rope_scaling = {"rope_type": "yarn", "factor": 4.0}``. This
 assignment leaves a Llama, Qwen or any other config without ``rope_theta``. A model made from the config
 raises ``TypeError: unsupported operand type(s) for ** or pow(): 'NoneType' and 'Tensor'``. If the config
-was saved and loaded first, the model silently gets the rotary frequencies of a default theta instead of its
-own.
+was saved and loaded first, the same error is raised from 5.21.0 on, and most earlier releases silently use
+the rotary frequencies of a default theta.
 
 Cause
 -----
@@ -89,6 +89,7 @@ PATCH = Patch(
     affects=("transformers>=5.0.0",),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/configuration_utils.py#L720-L732",
+        "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/3077",
     ),
     measures="relative error of the rotary frequencies after setting rope_scaling (expected: 0.0)",
     probe=probe,

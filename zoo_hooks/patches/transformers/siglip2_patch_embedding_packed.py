@@ -12,6 +12,8 @@ Cause
 ``Siglip2VisionEmbeddings.forward`` casts the pixels to ``patch_embedding.weight.dtype``. A packed weight
 has the dtype uint8 or int8. That is the dtype of its storage, not of its computation.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 If the weight is packed, the pixels are cast to the dtype that the weight had before it was packed. All

@@ -11,6 +11,8 @@ Cause
 Up to 4.57, a name matched anywhere in a module's path. ``should_convert_module`` of 5.0 matches only at the
 start and at the end of the path, and the path begins with ``model.``.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 Before the modules are converted, zoo-hooks adds full paths such as ``model.vision_tower`` to the

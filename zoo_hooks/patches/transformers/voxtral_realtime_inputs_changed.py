@@ -12,6 +12,8 @@ Cause
 The model adds the audio to the embeddings of the tokens in place. PyTorch refuses that for a tensor that is a
 leaf of the graph. The output of frozen embeddings becomes one by ``enable_input_require_grads()``.
 
+No upstream issue is known. docs/upstream-reports-torch.md contains a report.
+
 Repair
 ------
 The model adds the audio to a copy of the embeddings. For this, zoo-hooks embeds the tokens before the model's

@@ -1,0 +1,16 @@
+"""The reports about transformers, peft and compressed-tensors reproduce their bugs as they stand."""
+
+from __future__ import annotations
+
+import pytest
+import upstream_reports
+
+COUNT = 9
+
+
+@pytest.mark.parametrize("number", range(COUNT))
+def test_each_script_prints_its_figures(number):
+    """Alone. What should be 0 is more than 0.01 as upstream is, and 0 but for rounding with the hooks."""
+    scripts = upstream_reports.scripts("upstream-reports-torch")
+    assert len(scripts) == COUNT
+    upstream_reports.check(scripts[number])
