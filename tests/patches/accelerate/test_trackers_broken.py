@@ -44,7 +44,9 @@ def test_tensorboard_x_takes_the_place_of_an_absent_tensorboard(tmp_path):
     """By "all", as without the hooks."""
     writer = "class SummaryWriter:\n    def __init__(self, *args, **kwargs): pass\n    close = __init__\n"
     path = package(tmp_path, "tensorboardX", writer)
-    code = "import sys\nsys.modules['tensorboard'] = None\n" + BEGIN + TRY + tries(all='started(log_with="all")')
+    code = (
+        "import sys\nsys.modules['tensorboard'] = None\n" + BEGIN + TRY + tries(all='started(log_with="all")')
+    )
     assert python(code, PYTHONPATH=path) == "all ['tensorboard']\n"
     assert python(code, PYTHONPATH=path, ZOO_HOOKS="0") == "all ['tensorboard']\n"
 

@@ -43,8 +43,8 @@ def test_layers_get_their_adapters_and_who_names_it_gets_its_error(tmp_path):
 
 
 def test_one_that_works_is_used_as_without_us(tmp_path):
-    """Loaded by what imports it, and not by what asks."""
+    """Loaded by what imports it; that is ``import peft`` itself in newer releases."""
     path = package(tmp_path, NAME, "from . import nn\n", WORKS)
     seen = python(BEGIN + ASK, PYTHONPATH=path)
     assert seen == python(BEGIN + ASK, PYTHONPATH=path, ZOO_HOOKS="0")
-    assert seen == "True False\nTrue True\n['bitsandbytes', 'bitsandbytes.nn']\n"
+    assert seen.endswith("\nTrue True\n['bitsandbytes', 'bitsandbytes.nn']\n")
