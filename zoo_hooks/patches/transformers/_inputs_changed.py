@@ -50,9 +50,9 @@ class Row:
     writes: str
     canary: Callable[[], Figure]
     method: str = "forward"
-    argument: str | None = EMBEDS
+    argument: str = EMBEDS
     table: Call | None = None
-    severity: str = "silent wrong result"
+    severity: Any = "silent wrong result"
     measures: str = SEEN
 
     def owner(self, module: ModuleType) -> Any:
@@ -117,7 +117,7 @@ OLD = {"INPLACE_ADD": "+=", "INPLACE_MULTIPLY": "*="}
 """Names of Python 3.10."""
 
 
-def copying(original: Call, argument: str | None, table: Call | None) -> Call:
+def copying(original: Call, argument: str, table: Call | None) -> Call:
     """Call a method with copies of what it writes into."""
     names = [*inspect.signature(original).parameters]
     place = names.index(argument) - 1 if argument else len(names)

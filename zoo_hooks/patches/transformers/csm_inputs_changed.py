@@ -4,7 +4,8 @@ Symptom
 -------
 ``RuntimeError: a view of a leaf Variable that requires grad is being used in an in-place operation`` is
 raised in training with frozen embeddings after ``enable_input_require_grads()``. peft calls this for gradient
-checkpointing, and ``gradient_checkpointing_enable()`` calls it too.
+checkpointing, and ``gradient_checkpointing_enable()`` calls it too. Before transformers 5.0.0 it only reaches
+the depth decoder if it is called on that.
 
 Cause
 -----
@@ -31,7 +32,7 @@ def canary() -> Figure:
     trained = model.depth_decoder.model.layers[0].self_attn.q_proj.weight
     for weight in model.parameters():
         weight.requires_grad_(weight is trained)
-    model.enable_input_require_grads()
+    model.depth_decoder.enable_input_require_grads()
     model(**more).loss.backward()
     healthy = bool(trained.grad.abs().max() > 0)
     return Figure(healthy, healthy=healthy)
@@ -63,7 +64,7 @@ PATCH = _inputs_changed.Row(
     affects="transformers>=4.52.1",
     holders=("CsmDepthDecoderModel",),
     writes=_inputs_changed.SETS,
-    argument=None,
+    argument="",
     table=lambda model: model.embed_tokens,
     canary=canary,
     severity="crash",

@@ -35,7 +35,13 @@ def small_model() -> Any:
     import torch
     from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
-    text = {"vocab_size": 80, "embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 4}
+    text: dict[str, Any] = {
+        "vocab_size": 80,
+        "embed_dim": 32,
+        "layers": 2,
+        "ffn_dim": 64,
+        "attention_heads": 4,
+    }
     text |= {"max_position_embeddings": 64, "dropout": 0.0, "attention_dropout": 0.0}
     config = Kosmos2Config(text_config=text, vision_config=_inputs_changed.VISION, latent_query_num=3)
     place = torch.tensor([[0, 0, 1, 1, 1, 0, 0, 0]])
