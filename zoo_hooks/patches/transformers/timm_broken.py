@@ -11,7 +11,8 @@ DETR, Deformable DETR, Table Transformer and Grounding DINO fail in the same way
 Cause
 -----
 ``is_timm_available`` only checks whether timm is installed. ``configuration_gemma3n`` calls it and imports
-timm in the next line, for the names of ImageNet's labels. The DETR models did the same for a backbone.
+timm in the next line. The vision part takes the labels of ImageNet from timm. In older releases, the modules
+of the DETR models did the same. They use timm only for backbones that come from timm.
 
 Repair
 ------
