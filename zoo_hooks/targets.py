@@ -90,7 +90,7 @@ PATCHES = {
     "transformers.tokenization_mistral_common": "mistral_common_reasoning_effort",
     "transformers.tokenization_utils_base": "chat_template_name special_tokens_dropped tokenizer_file_outside",
     "transformers.trainer": "ignored_keys_cache_name trainer_accumulated_mean_loss trainer_divides_twice trainer_rng_state",
-    "transformers.utils.import_utils": "bitsandbytes_broken hqq_broken kernel_packages_broken kernels_broken librosa_broken scipy_broken sklearn_broken soundfile_broken soxr_broken torchao_broken torchaudio_broken torchvision_broken",
+    "transformers.utils.import_utils": "bitsandbytes_broken hqq_broken kernel_packages_broken kernels_broken librosa_broken scipy_broken sklearn_broken soundfile_broken soxr_broken timm_broken torchao_broken torchaudio_broken torchvision_broken",
     "triton.compiler.compiler": "compiled_kernel_dims",
     "trl": "vllm_tokenizer_import",
     "trl.experimental.gold.gold_trainer": "guided_decoding_argument",
