@@ -17,6 +17,7 @@ import atlas
 from atlas import cells, measure, skeleton
 from atlas.book import CLAIMED, Book, Task, merged, pair
 from atlas.digests import digests_at
+from zoo_hooks import catalogue
 from zoo_hooks.tool.atlas import Seen
 
 
@@ -29,8 +30,9 @@ def main() -> int:
         return 0
     book = Book()
     book.only_checks = getattr(options, "check", False)
+    only = getattr(options, "only", None)
     if options.command == "cell":
-        return _run(book, [_task(options.requirements)], options.j)
+        return _run(book, _limited([_task(options.requirements)], only), options.j)
     if options.command == "changed":
         before, bad, done = digests_at(options.base) if options.base else None, 0, None
         while (tasks := list(book.stale(before))) and tasks != done:  # edges move
@@ -38,8 +40,8 @@ def main() -> int:
         return bad
     since = date.min if options.command == "all" else options.since
     upstreams = getattr(options, "upstreams", None) or list(cells.TABLE)
-    return _run(book, book.missing(upstreams, since), options.j) | _run(
-        book, book.without_figures(), options.j
+    return _run(book, _limited(book.missing(upstreams, since), only), options.j) | _run(
+        book, _limited(book.without_figures(), only), options.j
     )
 
 
@@ -55,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     cell = commands.add_parser("cell", help="one cell, as in transformers==5.24.0 peft==0.21.2")
     cell.add_argument("--check", action="store_true", help="compare, and leave the file as it is")
     cell.add_argument("requirements", nargs="+", metavar="NAME==VERSION")
+    for command in (every, cell):
+        command.add_argument(
+            "--only", type=_id, action="append", metavar="ID", help="measure this patch only"
+        )
     patch = commands.add_parser("patch", help="write the files of a new patch, to be filled in")
     patch.add_argument("id", metavar="UPSTREAM/BUG")
     patch.add_argument("target", metavar="MODULE", help="the module in which the bug stands")
@@ -65,6 +71,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _day(text: str) -> date:
     return date.fromisoformat(f"{text}-01" if text.count("-") == 1 else text)
+
+
+def _id(text: str) -> str:
+    try:
+        return catalogue.get(text).id
+    except catalogue.UnknownPatch as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _limited(tasks: Iterable[Task], only: list[str] | None) -> Iterator[Task]:
+    for task in tasks:
+        patches = [patch for patch in task.patches if only is None or patch in only]
+        if patches:
+            yield task._replace(patches=patches)
 
 
 def _task(requirements: list[str]) -> Task:
@@ -109,7 +129,7 @@ def _measured(book: Book, task: Task) -> dict[str, Seen] | cells.Conflict:
     except subprocess.CalledProcessError as error:
         raise RuntimeError(f"{task}: {error.stderr[-2000:]}") from error
     seen = measure.probed(cell, task.patches, book.digests)
-    return measure.with_figures(cell, seen) if task.figures else seen
+    return measure.with_figures(cell, seen, traces=not book.only_checks) if task.figures else seen
 
 
 def _keep(book: Book, task: Task, result: dict[str, Seen] | cells.Conflict) -> list[str]:

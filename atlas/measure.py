@@ -58,10 +58,11 @@ def probed(cell: Path, patches: Iterable[str], digests: dict[str, str]) -> dict[
     return seen
 
 
-def with_figures(cell: Path, seen: dict[str, Seen]) -> dict[str, Seen]:
+def with_figures(cell: Path, seen: dict[str, Seen], *, traces: bool = True) -> dict[str, Seen]:
     """The same with the canary's figures, without and with the hooks.
 
-    A canary that does not show what the probe says makes the verdict FAILED.
+    A canary that does not show what the probe says makes the verdict FAILED. With ``traces``, tracebacks of
+    new crashes are written.
     """
     found = dict(seen)
     asked = [patch for patch, one in seen.items() if one.verdict in ("AFFECTED", "FIXED")]
@@ -76,7 +77,7 @@ def with_figures(cell: Path, seen: dict[str, Seen]) -> dict[str, Seen]:
         holds = row["result"] in right[one.verdict] or (one.verdict == "FIXED" and raises)
         if not holds:
             print(f"  {row['id']} on {one.releases}: {one.verdict}, but {row}", flush=True)
-        if holds and one.verdict == "AFFECTED" and row["trace"]:
+        if traces and holds and one.verdict == "AFFECTED" and row["trace"]:
             _keep(row["id"], row["trace"])
         found[row["id"]] = one._replace(
             verdict=one.verdict if holds else "FAILED",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -196,6 +197,17 @@ def test_a_verdict_unlike_the_recorded_one_is_red(book, monkeypatch):
             book.atlas.put(patch, Seen({"transformers": "5.5.0"}, before))
         monkeypatch.setattr(command, "_measured", lambda _, task, now=now: {patch: Seen(task.releases, now)})
         assert command._run(book, [task], 1) == red
+
+
+def test_only_limits_a_run_to_the_patches_that_are_named(book):
+    """Tasks with none of them go; a word that names no patch is refused with the nearest."""
+    one, other = "transformers/wandb-broken", "transformers/trainer-rng-state"
+    tasks = [books.Task({"transformers": v}, some) for v, some in (("1", [one, other]), ("2", [other]))]
+    assert list(command._limited(tasks, [one])) == [books.Task({"transformers": "1"}, [one])]
+    assert list(command._limited(tasks, None)) == tasks
+    assert command._id("transformers/wandb_broken") == one
+    with pytest.raises(argparse.ArgumentTypeError, match="trainer-rng-state"):
+        command._id("trainer-rng-stat")
 
 
 def test_a_new_release_says_what_came_and_what_went(book):

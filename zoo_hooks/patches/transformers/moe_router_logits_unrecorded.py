@@ -41,12 +41,13 @@ ROUTERS = ("TopKGating", "TopKRouter", "DbrxRouter")
 
 
 def probe(module: ModuleType) -> Verdict:
-    base, body, _ = _classes(module)
+    base, body, head = _classes(module)
     if KEY in (flags := getattr(base, FLAGS, None) or {}):
         return Verdict.FIXED
     if ASKED in inspect.signature(body.forward).parameters:
         return Verdict.FIXED  # before 5.0.0 the layers return the logits
-    return Verdict.AFFECTED if flags and _place(_router(module)) is not None else Verdict.UNKNOWN
+    known = flags and ASKED in inspect.signature(head.forward).parameters
+    return Verdict.AFFECTED if known and _place(_router(module)) is not None else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -47,7 +47,10 @@ def probe(module: ModuleType) -> Verdict:
         inspect.unwrap(getattr(trainer, creating))
     ):
         return Verdict.FIXED
-    names = inspect.unwrap(trainer.training_step).__code__.co_names
+    step = inspect.unwrap(trainer.training_step)
+    if ITEMS not in inspect.signature(step).parameters:
+        return Verdict.UNKNOWN
+    names = step.__code__.co_names
     known = {_loss_items.FLAG, "compute_loss_func", "current_gradient_accumulation_steps", "backward"}
     return Verdict.AFFECTED if known <= {*names} else Verdict.UNKNOWN
 

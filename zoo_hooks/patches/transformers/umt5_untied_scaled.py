@@ -49,8 +49,10 @@ def probe(module: ModuleType) -> Verdict:
         model = getattr(module, MODEL, None)
         reads = model is None or isinstance(vars(model).get(DIM), property)
         return Verdict.FIXED if reads or FLAG in _names(model) else Verdict.AFFECTED
-    said = TIED in inspect.signature(module.UMT5Config).parameters and not untied.tie_word_embeddings
-    return Verdict.FIXED if said else Verdict.AFFECTED
+    if TIED in inspect.signature(module.UMT5Config).parameters and not untied.tie_word_embeddings:
+        return Verdict.FIXED
+    # the model reads what the repair of the config writes
+    return Verdict.UNKNOWN if hasattr(module, MODEL) else Verdict.AFFECTED
 
 
 def _names(model: Any) -> set[str]:
