@@ -11,11 +11,13 @@ from zoo_hooks.model import Figure, Verdict
 from zoo_hooks.patches.transformers import _four_bit, _tiny
 
 MORE = {"use_bidirectional_attention": "vision", "sliding_window": 32, **_tiny._layers(4, 2)}  # noqa: SLF001
-TYPES = "mm_token_type_ids"
+TYPES, FIRST = "mm_token_type_ids", "is_first_iteration"
 
 
 def verdict(model: Any, module: ModuleType) -> Verdict:
     """Prepares two tokens of an image for a cache of fixed size, with a model that has one weight."""
+    if FIRST not in inspect.signature(model.prepare_inputs_for_generation).parameters:
+        return Verdict.UNKNOWN
     torch, seen = module.torch, []
 
     def masks(**kwargs: Any) -> None:
@@ -43,7 +45,7 @@ def with_types(original: Callable[..., Any]) -> Callable[..., Any]:
     def prepare(self: Any, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         inputs = original(self, input_ids, *args, **kwargs)
         types = kwargs.get(TYPES)
-        if types is None or not kwargs.get("is_first_iteration") or "attention_mask" not in kwargs:
+        if types is None or not kwargs.get(FIRST) or "attention_mask" not in kwargs:
             return inputs
         cache, given = inputs.get("past_key_values"), kwargs["attention_mask"]
         if not getattr(cache, "is_compileable", False) or (given is not None and given.ndim != 2):  # noqa: PLR2004
