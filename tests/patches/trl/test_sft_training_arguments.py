@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trl
 from conftest import recorded
@@ -33,6 +35,19 @@ def test_a_step_is_made_and_the_arguments_are_as_they_were(tmp_path):
     assert args.to_dict() == before
     with zoo_hooks.disabled(PATCH), pytest.raises(KeyError, match="push_to_hub_token"):
         _tiny.trainer("SFT", ROWS, _tiny.model(), args=args).__enter__()
+
+
+def test_arguments_to_which_another_library_has_put_the_token_back(tmp_path):
+    """As Unsloth does, which mends the same bug so: the trainer is made, with the hooks as without."""
+
+    class Mended(TrainingArguments):
+        def to_dict(self):
+            return {**super().to_dict(), sft_training_arguments.NAME: None}
+
+    args = arguments(tmp_path, Mended)
+    for without in (contextlib.nullcontext(), zoo_hooks.disabled(PATCH)):
+        with without, _tiny.trainer("SFT", ROWS, _tiny.model(), args=args) as made:
+            assert type(made.args) is trl.SFTConfig
 
 
 def test_a_config_and_no_arguments_are_handed_on(tmp_path, monkeypatch):

@@ -70,7 +70,9 @@ def _own(config: Any, args: Any) -> Any:
 
     if not isinstance(args, TrainingArguments) or isinstance(args, config):
         return args
-    return config(**{**args.to_dict(), "hub_token": args.hub_token})
+    settings = {**args.to_dict(), "hub_token": args.hub_token}
+    settings.pop(NAME, None)  # Unsloth puts it back
+    return config(**settings)
 
 
 def _with_config(own: Callable[[Any], Any], original: Callable[..., None]) -> Callable[..., None]:
