@@ -47,6 +47,7 @@ PATCH = Patch(
     module=__name__,
     title="TODO: the docstring's first line, without its full stop",
     severity="crash",
+    symptoms=("TODO: the error text @ function or module; drop it if nothing is raised",),
     targets=("{target}",),
     affects=("{distribution}>=0",),
     links=("https://TODO",),

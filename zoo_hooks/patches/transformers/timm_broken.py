@@ -31,7 +31,6 @@ from types import ModuleType
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches import _broken, _optional
-from zoo_hooks.patches.transformers import torchvision_broken
 
 ROW = _optional.Row(
     name="timm",
@@ -66,6 +65,8 @@ def repair(module: ModuleType, changes: Changes) -> None:
 
 def images() -> dict[str, str]:
     """The files that stand in for Pillow and torchvision, of those that are not there."""
+    from zoo_hooks.patches.transformers import torchvision_broken
+
     pillow = {} if find_spec("PIL") else torchvision_broken.PILLOW
     return pillow if find_spec("torchvision") else pillow | TORCHVISION
 
