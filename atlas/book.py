@@ -55,6 +55,9 @@ class Book:
         if name not in self._released:
             row = cells.TABLE.get(name, {"since": "0"})
             days = {v: day for v, day in index.released(name).items() if Version(v) >= Version(row["since"])}
+            if "minors" in row:
+                firsts = {Version(v).release[:2]: v for v in reversed(days)}
+                days = {v: days[v] for v in reversed(firsts.values())}
             self._released[name] = days
             if name in cells.TABLE:
                 self.atlas.released[name] = {v: day.isoformat() for v, day in days.items()}

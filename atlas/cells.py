@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from packaging.utils import canonicalize_name
 
 from atlas import ROOT
 
-BASE = ROOT / ".tox" / "base"
-CELLS = ROOT / ".tox" / "cells"
+ENVIRONMENTS = ROOT / ".tox"
+BASE = ENVIRONMENTS / "base"
+CELLS = ENVIRONMENTS / "cells"
 UV = uv.find_uv_bin()
 TABLE: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "cells.toml").read_text())
 FROM_BASE = ("accelerate", "bitsandbytes", "numpy", "torch", "triton")
@@ -31,8 +33,11 @@ class Conflict(Exception):
 
 def python(releases: Mapping[str, str], day: date) -> Path:
     """The interpreter of a cell with these releases, all else as of that day; Conflict if it cannot be."""
-    if not (BASE / "bin" / "python").exists():
-        sys.exit(f"atlas: {BASE} is not there; tox run -e base makes it")
+    rows = [TABLE.get(name, {}) for name in releases]
+    shared = [BASE, *(ENVIRONMENTS / row["over"] for row in rows if "over" in row)]
+    for environment in shared:
+        if not (environment / "bin" / "python").exists():
+            sys.exit(f"atlas: {environment} is not there; tox run -e {environment.name} makes it")
     cell = CELLS / "_".join(f"{name}-{version}" for name, version in sorted(releases.items()))
     interpreter = cell / "bin" / "python"
     if (cell / "built").exists():
@@ -40,9 +45,17 @@ def python(releases: Mapping[str, str], day: date) -> Path:
     pins = resolved([f"{name}=={version}" for name, version in releases.items()], day)
     _run(UV, "venv", "--quiet", "--clear", "--python", BASE / "bin" / "python", cell)
     (site,) = cell.glob("lib/python*/site-packages")
-    (base,) = BASE.glob("lib/python*/site-packages")
-    (site / "zz_base.pth").write_text(f"{base}\n")
-    _run(UV, "pip", "install", "--quiet", "--no-deps", "--python", interpreter, *pins)
+    sites = [str(one) for other in shared for one in other.glob("lib/python*/site-packages")]
+    (site / "zz_base.pth").write_text("\n".join([*sites, ""]))
+    words: list[str] = []
+    variables = dict(os.environ)
+    for name in releases:
+        if (needed := TABLE.get(name, {}).get("source")) is not None:
+            words += ["--no-build-isolation-package", name, "--no-binary", name]
+            pins.append(f"{name}=={releases[name]}")
+            variables |= needed
+    install = (UV, "pip", "install", "--quiet", "--no-deps", "--python", interpreter)
+    _run(*install, *words, *pins, env=variables)
     (cell / "built").touch()
     return interpreter
 
@@ -51,6 +64,7 @@ def resolved(requirements: Iterable[str], day: date) -> list[str]:
     """Pins of all that an environment over the base has to have itself; Conflict if there is no such set."""
     wishes = list(requirements)
     named = [canonicalize_name(Requirement(wish).name) for wish in wishes]
+    wishes = [wish for wish, name in zip(wishes, named, strict=True) if "source" not in TABLE.get(name, {})]
     without = set(FROM_BASE).difference(named)
     for name in named:
         row = TABLE.get(name, {})
@@ -59,7 +73,7 @@ def resolved(requirements: Iterable[str], day: date) -> list[str]:
     try:
         said = _run(
             UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", BASE / "bin/python",
-            "--exclude-newer", str(day + timedelta(days=2)), "-", given="\n".join(wishes),
+            "--exclude-newer", str(day + timedelta(days=2)), "-", input="\n".join(wishes),
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         raise Conflict(_reason(error.stderr)) from None
@@ -77,7 +91,7 @@ def _reason(said: str) -> str:
     return re.sub(r"^.*?(cause:|╰─▶)\s*", "", words)[:300]
 
 
-def _run(*command: str | Path, given: str | None = None) -> str:
-    return subprocess.run(
-        list(map(str, command)), input=given, capture_output=True, text=True, check=True
-    ).stdout
+def _run(*command: str | Path, **options: Any) -> str:
+    words = list(map(str, command))
+    run = subprocess.run(words, capture_output=True, text=True, check=True, **options)
+    return str(run.stdout)

@@ -12,9 +12,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 FILE = Path(__file__).parents[1] / "atlas.json"
-SCHEMA = 1
+SCHEMA = 2
 VERDICTS = ("AFFECTED", "FIXED", "ABSENT", "UNKNOWN", "FAILED")
-"""The possible results. ABSENT: the release does not have the code that the patch is about."""
+"""The possible results; the file gives their place here. ABSENT: a release lacks what the patch is about."""
 
 
 class Seen(NamedTuple):
@@ -98,7 +98,8 @@ class Atlas:
             f"{json.dumps(pair)}: {json.dumps(why)}" for pair, why in sorted(self.conflicts.items())
         )
         return (
-            f'{{"schema": {SCHEMA},\n"released": {{\n{released}\n}},\n"conflicts": {{\n{conflicts}\n}},\n'
+            f'{{"schema": {SCHEMA},\n"verdicts": {json.dumps(VERDICTS)},\n'
+            f'"released": {{\n{released}\n}},\n"conflicts": {{\n{conflicts}\n}},\n'
             f'"patches": {{\n' + ",\n".join(patches) + "\n}}\n"
         )
 
@@ -141,12 +142,12 @@ def _seen(patch: str, key: str, row: list[Any], runs: list[Any]) -> Seen:
     releases = {upstream: own} | dict(other.split() for other in others)
     verdict, run, *figures = row
     without, repaired = figures or (None, None)
-    return Seen(releases, verdict, without, repaired, *runs[run])
+    return Seen(releases, VERDICTS[verdict], without, repaired, *runs[run])
 
 
 def _row(row: Seen, runs: list[tuple[str | None, str | None, str | None]]) -> list[Any]:
     run = runs.index((row.digest, row.python, row.date))
-    return [row.verdict, run, *([] if row.without is None else [row.without, row.repaired])]
+    return [VERDICTS.index(row.verdict), run, *([] if row.without is None else [row.without, row.repaired])]
 
 
 def _key(releases: dict[str, str]) -> str:
