@@ -76,13 +76,27 @@ class Book:
                     yield from self._of(name, version)
 
     def _of(self, name: str, version: str) -> Iterator[Task]:
-        """A release with all else as it was then, and beside the newest and oldest of what decides too."""
+        """A release with all else as it was then; where a verdict changes with it, beside the newest and oldest too."""
         yield from self._task({name: version}, [patch for patch, names in CLAIMED.items() if name in names])
         for other in cells.TABLE[name].get("beside", ()):
-            both = [patch for patch, names in CLAIMED.items() if {name, other} <= names]
+            between = [patch for patch, names in CLAIMED.items() if {name, other} <= names]
+            both = [patch for patch in between if self._is_edge(patch, name, version)]
             oldest, *_, newest = self.released(other)
             for beside in (newest, oldest):
                 yield from self._task({name: version, other: beside}, both)
+
+    def _is_edge(self, patch: str, name: str, version: str) -> bool:
+        """Tell whether a patch's verdicts differ on the release before or after, or there is none after."""
+        found: dict[str, set[str]] = {}
+        for row in self.atlas.of(patch):
+            if name in row.releases:
+                found.setdefault(row.releases[name], set()).add(row.verdict)
+        versions = sorted(found, key=Version)
+        if version not in versions:
+            return version == list(self.released(name))[-1]
+        place = versions.index(version)
+        beside = versions[max(place - 1, 0) : place + 2]
+        return version == versions[-1] or any(found[one] != found[version] for one in beside)
 
     def _task(self, releases: dict[str, str], patches: list[str]) -> Iterator[Task]:
         wanted = [patch for patch in patches if not self._is_current(patch, releases)]

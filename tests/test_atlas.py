@@ -156,6 +156,22 @@ def test_a_release_is_measured_beside_the_newest_and_the_oldest_of_what_decides_
     assert list(book.missing(["peft"], date.min)) == []
 
 
+def test_a_pair_is_measured_where_a_verdict_changes(book):
+    """Beside a release on which it is another one, and on the newest; releases in between are alone."""
+    patch = "peft/prefix-tuning-heads"
+    for n, verdict in enumerate(("FIXED", "FIXED", "AFFECTED", "AFFECTED", "AFFECTED"), 10):
+        book.atlas.put(patch, Seen({"peft": f"0.{n}.0", "transformers": "5.0.0"}, verdict))
+    assert [book._is_edge(patch, "peft", f"0.{n}.0") for n in range(10, 15)] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert book._is_edge(patch, "peft", "0.19.0")  # the newest that there is, measured or not
+    assert not book._is_edge(patch, "peft", "0.18.0")
+
+
 def test_releases_that_cannot_be_installed_together_are_recorded_with_the_reason(book):
     """And are not tried again."""
     task = next(task for task in book.missing(["peft"], date.min) if len(task.releases) > 1)
