@@ -76,7 +76,7 @@ class Book:
                     yield from self._of(name, version)
 
     def _of(self, name: str, version: str) -> Iterator[Task]:
-        """A release with all else as it was then; at edges, beside the newest and oldest of the others too."""
+        """A release with all else as it was then; at edges, beside the newest and oldest of others too."""
         yield from self._task({name: version}, [patch for patch, names in CLAIMED.items() if name in names])
         for other in cells.TABLE[name].get("beside", ()):
             between = [patch for patch, names in CLAIMED.items() if {name, other} <= names]
