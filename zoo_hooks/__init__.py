@@ -125,6 +125,7 @@ TARGETS = {
         " transformers.models.moonshine_streaming.modeling_moonshine_streaming "
         " transformers.models.muse_glimmer.modeling_muse_glimmer "
         " transformers.models.muse_spark.modeling_muse_spark "
+        " transformers.models.roformer.modeling_roformer "
         " transformers.models.siglip2.modeling_siglip2 "
         " transformers.models.udop.modeling_udop "
         " transformers.models.umt5.configuration_umt5 "
