@@ -110,7 +110,10 @@ def _run(book: Book, tasks: Iterable[Task], jobs: int) -> int:
         try:
             for number, done in enumerate(as_completed(running), 1):
                 task = running[done]
-                wrong = _keep(book, task, done.result())
+                try:
+                    wrong = _keep(book, task, done.result())
+                except RuntimeError as error:  # the other cells are measured all the same
+                    wrong = [f"{task} could not be measured: {error}"]
                 print(f"{number}/{len(running)} {task}: {'; '.join(wrong) or 'done'}", flush=True)
                 bad += wrong
         except BaseException:

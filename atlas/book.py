@@ -54,7 +54,8 @@ class Book:
         """Releases of an upstream from the first that is measured on, with their days."""
         if name not in self._released:
             row = cells.TABLE.get(name, {"since": "0"})
-            days = {v: day for v, day in index.released(name).items() if Version(v) >= Version(row["since"])}
+            days = index.released(name, source="source" in row)
+            days = {v: day for v, day in days.items() if Version(v) >= Version(row["since"])}
             if "minors" in row:
                 firsts = {Version(v).release[:2]: v for v in reversed(days)}
                 days = {v: days[v] for v in reversed(firsts.values())}

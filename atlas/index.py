@@ -9,10 +9,10 @@ from packaging.version import Version
 from pypi_simple import PYPI_SIMPLE_ENDPOINT, PyPISimple
 
 
-def released(name: str) -> dict[str, date]:
+def released(name: str, *, source: bool = False) -> dict[str, date]:
     """Releases of a distribution with the day of their first file, oldest version first.
 
-    Without pre-releases, and without what has been withdrawn.
+    Without pre-releases, and without what has been withdrawn. With ``source``, only those with an sdist.
     """
     with PyPISimple(os.environ.get("PIP_INDEX_URL", PYPI_SIMPLE_ENDPOINT)) as index:
         files = index.get_project_page(name).packages
@@ -23,6 +23,7 @@ def released(name: str) -> dict[str, date]:
             and file.upload_time
             and not file.is_yanked
             and not Version(file.version).is_prerelease
+            and (not source or file.package_type == "sdist")
         ):
             day = file.upload_time.date()
             days[file.version] = min(day, days.get(file.version, day))

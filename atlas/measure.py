@@ -99,9 +99,10 @@ def _keep(patch: str, trace: str) -> None:
 
 
 def _is_absent(patch: str, reason: str) -> bool:
-    """Tell whether a patch is pending for a module that this release of an upstream does not have."""
+    """Tell whether a patch is pending for a module that these releases of its upstreams do not have."""
     record = catalogue.get(patch)
-    roots = "|".join({module.partition(".")[0] for module in (*record.targets, *record.requires)})
+    upstreams = {name.replace("-", "_") for name in claimed_upstreams(record)}
+    roots = "|".join({module.partition(".")[0] for module in (*record.targets, *record.requires)} | upstreams)
     return bool(re.search(rf"No module named '({roots})\b|waits for|({roots}) \S+ has no ", reason))
 
 

@@ -118,7 +118,7 @@ def book(monkeypatch):
         "peft": {"0.18.0": date(2026, 1, 1), "0.19.0": date(2026, 3, 1)},
         "transformers": {"5.0.0": date(2026, 1, 15), "5.5.0": date(2026, 4, 1)},
     }
-    monkeypatch.setattr(index, "released", lambda name: days.get(name, {}))
+    monkeypatch.setattr(index, "released", lambda name, **_: days.get(name, {}))
     monkeypatch.setattr(atlas, "read", Atlas)
     made = books.Book()
     made.only_checks = True
@@ -215,6 +215,21 @@ def test_a_verdict_unlike_the_recorded_one_is_red(book, monkeypatch):
         assert command._run(book, [task], 1) == red
 
 
+def test_a_cell_that_cannot_be_built_is_red_and_the_others_are_measured(book, monkeypatch):
+    """The line says why."""
+    patch = "transformers/wandb-broken"
+    tasks = [books.Task({"transformers": v}, [patch]) for v in ("5.0.0", "5.5.0")]
+
+    def measured(_, task):
+        if task.releases["transformers"] == "5.0.0":
+            raise RuntimeError("no such file")
+        return {patch: Seen(task.releases, "FIXED")}
+
+    monkeypatch.setattr(command, "_measured", measured)
+    assert command._run(book, tasks, 1) == 1
+    assert [row.releases["transformers"] for row in book.atlas.of(patch)] == ["5.5.0"]
+
+
 def test_only_limits_a_run_to_the_patches_that_are_named(book):
     """Tasks with none of them go; a word that names no patch is refused with the nearest."""
     one, other = "transformers/wandb-broken", "transformers/trainer-rng-state"
@@ -259,6 +274,10 @@ def test_a_patch_that_is_pending_is_absent_only_if_the_upstream_lacks_the_module
     gone = "importing x raises ModuleNotFoundError: No module named 'transformers.models.gemma4'"
     assert measure._is_absent(patch, gone)
     assert not measure._is_absent(patch, "importing x raises ModuleNotFoundError: No module named 'jinja2'")
+    old = (
+        "importing peft.peft_model raises ModuleNotFoundError: No module named 'transformers.modeling_layers'"
+    )
+    assert measure._is_absent("peft/prefix-tuning-heads", old)  # nor can that peft be imported beside it
     assert not measure._is_absent(
         patch, "importing x raises ImportError: huggingface-hub>=0.30.0,<1.0 is required"
     )

@@ -9,7 +9,8 @@ Cause
 -----
 peft 0.19 calls ``_maybe_shard_state_dict_for_tp`` whenever a process group exists. The function imports the
 classes for tensor parallelism before it checks whether any layer is parallel. One of these classes,
-``EmbeddingParallel``, was added in transformers 5.1.0 and removed in 5.16.0.
+``EmbeddingParallel``, was added in transformers 5.1.0 and removed in 5.16.0. In 4.50 ``ALL_PARALLEL_STYLES``,
+which it imports too, is not there either.
 
 Repair
 ------
@@ -32,7 +33,7 @@ from zoo_hooks.patches import _tiny
 
 SAVE_AND_LOAD = "peft.utils.save_and_load"
 SHARD = "_maybe_shard_state_dict_for_tp"
-SYMPTOM = "cannot import name 'EmbeddingParallel'"
+SYMPTOM = "from 'transformers.integrations.tensor_parallel'"
 ROUNDING = 1e-5
 
 
@@ -97,7 +98,10 @@ PATCH = Patch(
     module=__name__,
     title="peft cannot load adapters once torch.distributed is initialized: no EmbeddingParallel",
     severity="crash",
-    symptoms=("cannot import name 'EmbeddingParallel' from 'transformers.integrations.tensor_parallel'",),
+    symptoms=(
+        "cannot import name 'EmbeddingParallel' from 'transformers.integrations.tensor_parallel'",
+        "cannot import name 'ALL_PARALLEL_STYLES' from 'transformers.integrations.tensor_parallel' @ peft",
+    ),
     targets=("peft.tuners",),  # by then both sides of the function are there
     affects=("peft>=0.19.0,<0.20.0", WITHOUT_IT),
     links=(
