@@ -49,7 +49,7 @@ PATCH = Patch(
     title="Gemma-3n in mlx-vlm rotates queries of layers that share K/V by a moved offset",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.language",),
-    affects=("mlx-vlm>=0.4.3",),
+    affects=("mlx-vlm>=0.4.1",),
     links=(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/language.py",
         "https://github.com/ml-explore/mlx-lm/pull/1396",

@@ -1,4 +1,4 @@
-"""Gemma-3n in mlx-vlm 0.4.3 and 0.4.4 does not apply its sliding window.
+"""Gemma-3n in mlx-vlm 0.4.1 to 0.4.4 does not apply its sliding window.
 
 Symptom
 -------
@@ -109,7 +109,7 @@ PATCH = Patch(
     title="Gemma-3n in mlx-vlm does not apply its sliding window, so longer texts are wrong",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.language",),
-    affects=("mlx-vlm>=0.4.3,<0.5.0",),
+    affects=("mlx-vlm>=0.4.1,<0.5.0",),
     links=(
         "https://github.com/Blaizzy/mlx-vlm/pull/1030",
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.4.4/mlx_vlm/models/gemma3n/language.py",

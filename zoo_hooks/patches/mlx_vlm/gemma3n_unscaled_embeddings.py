@@ -114,7 +114,7 @@ PATCH = Patch(
     title="Gemma-3n in mlx-vlm does not scale the token embeddings of a prompt",
     severity="silent wrong result",
     targets=("mlx_vlm.models.gemma3n.gemma3n",),
-    affects=("mlx-vlm>=0.4.3",),
+    affects=("mlx-vlm>=0.4.1",),
     links=(
         "https://github.com/Blaizzy/mlx-vlm/blob/v0.7.10/mlx_vlm/models/gemma3n/gemma3n.py",
         "https://github.com/Blaizzy/mlx-vlm/pull/397",

@@ -97,7 +97,7 @@ PATCH = Patch(
         "No module named 'llm_blender' @ trl",
     ),
     targets=("trl.import_utils",),
-    affects=("trl>=0.16.1,<0.29.0", "transformers>=5.3.0"),
+    affects=("trl>=0.16.0,<0.29.0", "transformers>=5.3.0"),
     links=(
         "https://github.com/modelscope/ms-swift/pull/9770",
         "https://github.com/MakazhanAlpamys/Soup/issues/502",

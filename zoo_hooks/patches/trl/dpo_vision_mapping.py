@@ -61,7 +61,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=("'MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES' from 'transformers.models.auto.modeling_auto' @ trl",),
     targets=("trl.trainer.dpo_trainer",),
-    affects=("trl>=0.16.1,<0.23.0", "transformers>=5.0.0"),
+    affects=("trl>=0.16.0,<0.23.0", "transformers>=5.0.0"),
     links=(
         "https://github.com/modelscope/ms-swift/issues/9343",
         "https://github.com/huggingface/trl/pull/4049",

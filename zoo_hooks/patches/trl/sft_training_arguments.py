@@ -104,7 +104,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=("KeyError: 'push_to_hub_token' @ trl.trainer.sft_trainer",),
     targets=("trl.trainer.sft_trainer",),
-    affects=("trl>=0.16.1,<0.27.2", "transformers>=5.0.0"),
+    affects=("trl>=0.16.0,<0.27.2", "transformers>=5.0.0"),
     links=(
         "https://github.com/huggingface/trl/pull/4942",
         "https://github.com/huggingface/trl/pull/4691",

@@ -65,7 +65,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=("object has no attribute 'warnings_issued' @ trl",),
     targets=("trl.trainer.utils",),
-    affects=("trl>=0.16.1,<0.27.2", "transformers>=5.1.0"),
+    affects=("trl>=0.16.0,<0.27.2", "transformers>=5.1.0"),
     links=("https://github.com/unslothai/unsloth/pull/7854",),
     measures="loss of one KTO step with identical policy and reference models (expected: 0.5)",
     probe=probe,

@@ -31,6 +31,8 @@ from zoo_hooks.model import Figure, Patch, Verdict, symptom
 
 OLD, NEW = "GuidedDecodingParams", "StructuredOutputsParams"
 REFUSAL = "none are specified"
+# trl 0.16 imports this too. No vLLM without the old name has it, so nothing would be gained there.
+WORKER = "vllm.worker"
 CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 
 
@@ -61,7 +63,7 @@ def _trl_knows_the_old_name_only() -> bool:
         file = Path(folder, "scripts", "vllm_serve.py")
         if file.is_file():
             text = file.read_text(encoding="utf-8")
-            return OLD in text and NEW not in text
+            return OLD in text and NEW not in text and WORKER not in text
     return False
 
 
