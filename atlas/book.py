@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from datetime import date
 from typing import NamedTuple
@@ -135,11 +136,22 @@ class Book:
 
 
 def edges(rows: list[Seen]) -> Iterator[Seen]:
-    """Rows beside which the verdict is another one, and the newest."""
-    for place, row in enumerate(rows):
-        beside = rows[max(place - 1, 0) : place + 2]
-        if len({one.verdict for one in beside}) > 1 or row is rows[-1]:
-            yield row
+    """Rows beside which the verdict is another one, and the newest.
+
+    Those with the oldest releases of other upstreams, those with the newest and those in between are compared
+    among themselves.
+    """
+    others = [[(name, Version(version)) for name, version in [*row.releases.items()][1:]] for row in rows]
+    ends = [min(others, default=[]), max(others, default=[])]
+    found = set()
+    for end in (0, 1, None):
+        places = [
+            n for n, other in enumerate(others) if (ends.index(other) if other in ends else None) == end
+        ]
+        for one, following in itertools.pairwise(places):
+            if rows[one].verdict != rows[following].verdict:
+                found |= {one, following}
+    yield from (row for place, row in enumerate(rows) if place in found or row is rows[-1])
 
 
 def merged(tasks: Iterable[Task]) -> list[Task]:

@@ -111,6 +111,23 @@ def test_edges_are_where_the_verdict_changes_and_the_newest():
     assert found == ["1.1", "1.2", "1.4"]
 
 
+def test_edges_of_pairs_are_looked_for_beside_the_same_releases():
+    """A bug that all releases have beside the newest of another upstream has one edge there, not one each."""
+    pairs = [
+        Seen({"trl": f"0.{n}.0", "transformers": other}, verdict)
+        for n, fixed in enumerate((False, False, False, True))
+        for other, verdict in (
+            ("4.0.0", "FIXED"),
+            (f"4.{n}.1", "FIXED"),
+            ("5.0.0", "FIXED" if fixed else "AFFECTED"),
+        )
+    ]
+    assert [list(row.releases.values()) for row in books.edges(pairs)] == [
+        ["0.2.0", "5.0.0"],
+        ["0.3.0", "5.0.0"],
+    ]
+
+
 @pytest.fixture
 def book(monkeypatch):
     """A book over an empty atlas, and an index with made up releases."""
