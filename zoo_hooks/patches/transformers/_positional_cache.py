@@ -38,8 +38,12 @@ class Row:
         if layer is None or kind is None:
             return Verdict.UNKNOWN
         forward = inspect.unwrap(kind.forward)
-        if not hasattr(module, "GradientCheckpointingLayer") or "DynamicCache" in forward.__code__.co_names:
-            return Verdict.FIXED  # checkpointed in another way; or the encoder makes no cache when it is
+        if not (hasattr(module, "GradientCheckpointingLayer") and hasattr(module, "DynamicCache")):
+            return (
+                Verdict.FIXED
+            )  # checkpointed in another way; or caches are tuples, which nobody writes into
+        if "DynamicCache" in forward.__code__.co_names:
+            return Verdict.FIXED  # the encoder makes it itself, and none under checkpointing
         names = [name for name in CACHE if name in inspect.signature(kind.forward).parameters]
         if not names or _place(layer) is None:
             return Verdict.UNKNOWN
