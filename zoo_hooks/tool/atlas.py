@@ -54,7 +54,10 @@ class Atlas:
         self.conflicts: dict[str, str] = data["conflicts"]
         """Releases that cannot be installed together, as ``peft 0.15.0, transformers 5.24.0``, and why."""
         self.patches: dict[str, list[Seen]] = {
-            patch: [_seen(patch, releases, row, entry["runs"]) for releases, row in entry["seen"].items()]
+            patch: [
+                _seen(patch, releases, entry["beside"], row, entry["runs"])
+                for releases, row in entry["seen"].items()
+            ]
             for patch, entry in data["patches"].items()
         }
 
@@ -87,9 +90,11 @@ class Atlas:
         for patch, rows in sorted(self.patches.items()):
             made = {(row.digest, row.python, row.date) for row in rows}
             runs = sorted(made, key=lambda run: [part or "" for part in reversed(run)])
-            lines = [f"{json.dumps(_key(row.releases))}: {_compact(_row(row, runs))}" for row in rows]
+            beside = next((list(row.releases)[1:] for row in rows if len(row.releases) > 1), [])
+            lines = [f"{json.dumps(_key(row.releases, beside))}: {_compact(_row(row, runs))}" for row in rows]
             seen = ",\n".join(lines)
-            patches.append(f'{json.dumps(patch)}: {{"runs": {_compact(runs)}, "seen": {{\n{seen}\n}}}}')
+            head = f'"beside": {json.dumps(beside)}, "runs": {_compact(runs)}'
+            patches.append(f'{json.dumps(patch)}: {{{head}, "seen": {{\n{seen}\n}}}}')
         released = ",\n".join(
             f"{json.dumps(name)}: {_compact(dict(sorted(days.items(), key=lambda day: Version(day[0]))))}"
             for name, days in sorted(self.released.items())
@@ -136,10 +141,11 @@ def distance(one: str, other: str) -> tuple[int, ...]:
     return (0,) * len(ours)
 
 
-def _seen(patch: str, key: str, row: list[Any], runs: list[Any]) -> Seen:
+def _seen(patch: str, key: str, beside: list[str], row: list[Any], runs: list[Any]) -> Seen:
     upstream = canonicalize_name(patch.partition("/")[0])
     own, *others = key.split(", ")
-    releases = {upstream: own} | dict(other.split() for other in others)
+    named = [other.split() for other in others if " " in other] or zip(beside, others, strict=False)
+    releases = {upstream: own} | dict(named)
     verdict, run, *figures = row
     without, repaired = figures or (None, None)
     return Seen(releases, VERDICTS[verdict], without, repaired, *runs[run])
@@ -150,9 +156,11 @@ def _row(row: Seen, runs: list[tuple[str | None, str | None, str | None]]) -> li
     return [VERDICTS.index(row.verdict), run, *([] if row.without is None else [row.without, row.repaired])]
 
 
-def _key(releases: dict[str, str]) -> str:
+def _key(releases: dict[str, str], beside: list[str]) -> str:
+    """Versions, with names too where they are not those of the rest of the patch."""
     (_, own), *others = releases.items()
-    return ", ".join([own, *(f"{name} {version}" for name, version in others)])
+    usual = [name for name, _ in others] == beside
+    return ", ".join([own, *(version if usual else f"{name} {version}" for name, version in others)])
 
 
 def _order(releases: dict[str, str]) -> list[tuple[str, Version]]:

@@ -58,7 +58,7 @@ PATCH = Patch(
     guard=True,
     symptoms=("@ transformers.integrations.hub_kernels @ kernels.__init__",),
     targets=("transformers.utils.import_utils",),
-    affects=("transformers>=5.19.0",),
+    affects=("transformers>=5.13.0",),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/integrations/hub_kernels.py#L83",
     ),
