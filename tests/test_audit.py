@@ -10,7 +10,7 @@ from conftest import HERE, child
 from zoo_hooks import catalogue
 from zoo_hooks.model import SEVERITIES
 from zoo_hooks.tool import atlas, audit, cli, findings
-from zoo_hooks.tool.atlas import Atlas
+from zoo_hooks.tool.atlas import VERDICTS, Atlas
 from zoo_hooks.tool.pins import Asked, Pin
 
 GONE, CACHE, LAYER = (
@@ -24,7 +24,11 @@ FOUR_BIT = "transformers/gemma4-patch-embedder-packed-4bit"
 def made(**rows):
     """An atlas of a few measurements: id with ``__`` and ``_``, then releases and verdicts."""
     patches = {
-        patch: {"runs": [[None, None, None]], "seen": {key: [verdict, 0] for key, verdict in seen.items()}}
+        patch: {
+            "beside": [],
+            "runs": [[None, None, None]],
+            "seen": {key: [VERDICTS.index(verdict), 0] for key, verdict in seen.items()},
+        }
         for patch, seen in rows.items()
     }
     return Atlas({"released": {}, "conflicts": {"peft 0.1.0, transformers 5.0.0": "no"}, "patches": patches})

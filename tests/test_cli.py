@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATCH
+from conftest import ATLAS, PATCH
 
 import zoo_hooks
 from zoo_hooks import catalogue
@@ -327,13 +327,14 @@ def test_ids_may_be_patterns_in_any_case_and_several(run, zoo):
 def test_severity_first_seen_and_retired_stand_in_list_show_and_json(run):
     """The first releases on which the bug was measured, by distribution, and those that end it."""
     patch = "peft/hybrid-cache-import"
-    words = ("crash", "peft 0.17.1 with transformers 5.0.0", "peft>=0.18.0")
+    first = ATLAS.first_seen(patch)
+    words = ("crash", f"peft {first['peft']} with transformers {first['transformers']}", "peft>=0.18.0")
     assert all(word in run("show", patch).stdout for word in words)
     row = " ".join(run("list").stdout.partition(patch)[2].partition("peft/prefix")[0].split())
     assert all(part in row for word in words for part in word.split())
     record = json.loads(run("show", patch, "--json").stdout)
     assert record["severity"] == "crash"
-    assert record["first_seen"] == {"peft": "0.17.1", "transformers": "5.0.0"}
+    assert record["first_seen"] == first
     assert record["fixed_in"] == ["peft>=0.18.0"]
 
 

@@ -9,7 +9,7 @@ from conftest import HERE
 from packaging.requirements import Requirement
 
 from zoo_hooks.tool import atlas, audit, cli, plan
-from zoo_hooks.tool.atlas import Atlas
+from zoo_hooks.tool.atlas import VERDICTS, Atlas
 from zoo_hooks.tool.pins import Asked, Pin
 
 CRASH, SILENT, PAIR = (
@@ -21,7 +21,11 @@ CRASH, SILENT, PAIR = (
 
 def made(rows, released=None, conflicts=None):
     patches = {
-        patch: {"runs": [[None, None, None]], "seen": {key: [verdict, 0] for key, verdict in seen.items()}}
+        patch: {
+            "beside": [],
+            "runs": [[None, None, None]],
+            "seen": {key: [VERDICTS.index(verdict), 0] for key, verdict in seen.items()},
+        }
         for patch, seen in rows.items()
     }
     return Atlas({"released": released or {}, "conflicts": conflicts or {}, "patches": patches})
