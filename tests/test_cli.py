@@ -202,6 +202,19 @@ def test_verify_of_a_right_release_says_that_nothing_is_needed(run, zoo):
     assert json.loads(done.stdout)["patches"][0]["result"] == "not needed"
 
 
+def test_verify_imports_all_targets_of_a_canary_that_runs_elsewhere(run, zoo):
+    """One of them may be there already, through another canary."""
+    for name in ("fake.core", "fake.other"):
+        zoo.module(name)
+    here = "value = importlib.import_module(PATCH.targets[0]).value"
+    elsewhere = "import fake.other; value = 1 if __import__('os').environ.get('ZOO_HOOKS') == '0' else 2"
+    source = BODY.replace(here, elsewhere).replace("('fake.core',)", "('fake.core', 'fake.other')")
+    assert source.count("fake.other") == 2
+    zoo.patch("fake.core", source=source)
+    done = run("verify", "bug", "--json")
+    assert json.loads(done.stdout)["patches"][0]["result"] == "repaired"
+
+
 def test_verify_tells_a_bug_from_another_that_hides_it(run, zoo):
     """Wrong without hooks because its package cannot be imported, which another patch repairs."""
     zoo.module("fake.first")

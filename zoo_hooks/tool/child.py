@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -80,10 +79,11 @@ def _canary(patch_id: str) -> dict[str, Any]:
         ):
             missing = error.name
     missing = missing or (None if healthy else _absent(patch))
-    if not any(target in sys.modules for target in patch.targets):
-        for target in patch.targets:  # a canary may have run in a process of its own
-            _raised_by_importing(target)
     status = reports.row(patch, settings.read()).status.name
+    if status == "PENDING":  # a canary may have run in a process of its own
+        for target in patch.targets:
+            _raised_by_importing(target)
+        status = reports.row(patch, settings.read()).status.name
     return {"value": value, "healthy": healthy, "missing": missing, "status": status, "trace": trace}
 
 
