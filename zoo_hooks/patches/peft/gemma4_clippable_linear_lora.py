@@ -131,7 +131,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=("Target module Gemma4ClippableLinear(",),
     targets=(TUNERS, GEMMA4),
-    affects=("peft>=0.17.1", "transformers>=5.5.0"),
+    affects=("peft>=0.15.0", "transformers>=5.5.0"),
     links=(
         "https://github.com/huggingface/peft/issues/3129",
         "https://github.com/huggingface/transformers/pull/45388",

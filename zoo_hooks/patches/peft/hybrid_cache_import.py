@@ -62,7 +62,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=("cannot import name 'HybridCache' from 'transformers' @ peft.peft_model",),
     targets=("peft.peft_model",),
-    affects=("peft<0.18.0", "transformers>=5.0.0"),
+    affects=("peft>=0.16.0,<0.18.0", "transformers>=5.0.0"),
     links=(
         "https://github.com/huggingface/peft/blob/v0.17.1/src/peft/peft_model.py#L37",
         "https://github.com/huggingface/transformers/pull/40276",

@@ -139,7 +139,7 @@ PATCH = Patch(
     title="Generation with prompt tuning, prefix tuning and similar methods gives wrong tokens",
     severity="silent wrong result",
     targets=("peft.peft_model",),
-    affects=("peft>=0.17.1", "transformers>=5.24.0"),
+    affects=("peft>=0.15.0", "transformers>=5.24.0"),
     links=(
         "https://github.com/huggingface/peft/blob/v0.21.2/src/peft/peft_model.py#L2277",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py#L706",

@@ -10,7 +10,8 @@ Cause
 -----
 From 5.16 on, transformers shards weights as DTensors. peft 0.19 up to 0.21.0 looks for the tensor-parallel
 plan on each layer, where earlier releases of transformers had put it. It finds none, and creates plain
-layers of the local sizes. peft before 0.19 does not look for a plan at all.
+layers of the local sizes. peft before 0.19 does not look for a plan at all. In 0.15 the adapter is whole, and
+the forward pass raises ``RuntimeError: The size of tensor a must match the size of tensor b``.
 
 Repair
 ------
@@ -75,6 +76,7 @@ def _sharded(layer: Any) -> bool:
 
 
 def canary() -> Figure:
+    import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from torch import distributed
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -91,6 +93,7 @@ def canary() -> Figure:
         )
         with symptom(ImportError, UPGRADE):
             adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+            adapter(torch.tensor([[1, 2, 3]]))  # peft 0.15 makes a whole adapter, and raises here
             (rows,) = (w.shape[0] for n, w in get_peft_model_state_dict(adapter).items() if "lora_B" in n)
             return Figure(rows, healthy=rows == ROWS)
     return Figure("refused", healthy=True)

@@ -44,11 +44,20 @@ def _config(module: ModuleType) -> Any:
 
 def probe(module: ModuleType) -> Verdict:
     config = _config(module)
-    models = Path(module.__file__ or "").with_name("modeling_utils.py").read_text("utf-8")
-    if "allow_all_kernels" in models or not ("get_kernel(" in models or "is_kernel(" in models):
+    models = _models(module)
+    if "allow_all_kernels" in models or not _loads_kernels(models):
         return Verdict.FIXED
     kept = config(**{KEYS[0]: "a/b"})._attn_implementation == "a/b"  # noqa: SLF001
     return Verdict.AFFECTED if kept and hasattr(config, READ) else Verdict.UNKNOWN
+
+
+def _models(module: ModuleType) -> str:
+    return Path(module.__file__ or "").with_name("modeling_utils.py").read_text("utf-8")
+
+
+def _loads_kernels(models: str) -> bool:
+    """Before 4.52 a name in a config was kept, and refused when the model was made."""
+    return "get_kernel(" in models or "is_kernel(" in models
 
 
 def repair(module: ModuleType, changes: Changes) -> None:
@@ -77,7 +86,7 @@ def _kernels(said: Any) -> Iterator[tuple[str, str]]:
 
 def canary() -> Figure:
     """Reads a good file first, which must not raise."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, configuration_utils
 
     named = None
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +96,8 @@ def canary() -> Figure:
         file.write_text(json.dumps({"model_type": "llama", KEYS[0]: "somebody/something"}))
         with suppress(_refused.Refused):
             named = AutoConfig.from_pretrained(folder)._attn_implementation  # noqa: SLF001
-    return Figure(int(named is not None), healthy=named is None)
+    runs = named is not None and _loads_kernels(_models(configuration_utils))
+    return Figure(int(runs), healthy=not runs)
 
 
 PATCH = Patch(
