@@ -38,6 +38,7 @@ def python(releases: Mapping[str, str], day: date) -> Path:
     for environment in shared:
         if not (environment / "bin" / "python").exists():
             sys.exit(f"atlas: {environment} is not there; tox run -e {environment.name} makes it")
+    releases = {name: version for name, version in releases.items() if name != "torch"}  # it is the base's
     cell = CELLS / "_".join(f"{name}-{version}" for name, version in sorted(releases.items()))
     interpreter = cell / "bin" / "python"
     if (cell / "built").exists():
