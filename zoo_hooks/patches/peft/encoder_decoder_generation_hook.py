@@ -75,7 +75,7 @@ PATCH = Patch(
     severity="crash",
     symptoms=(f"object has no attribute '{NAME}' @ peft.peft_model",),
     targets=(PEFT_MODEL, GENERATION),
-    affects=("peft>=0.17.0,<0.21.2", "transformers>=5.18.0"),
+    affects=("peft>=0.15.0,<0.21.2", "transformers>=5.18.0"),
     links=(
         "https://github.com/huggingface/peft/blob/v0.20.0/src/peft/peft_model.py#L2406",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/generation/utils.py",

@@ -154,7 +154,7 @@ PATCH = Patch(
         "tried to call `forward` from `inputs_embeds` without providing `input_ids` @ peft.peft_model",
     ),
     targets=(PEFT_MODEL, GEMMA4),
-    affects=("peft>=0.17.0", "transformers>=5.5.0"),
+    affects=("peft>=0.15.0", "transformers>=5.5.0"),
     links=(
         "https://github.com/huggingface/peft/issues/3201",
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/gemma4/modeling_gemma4.py#L1705",

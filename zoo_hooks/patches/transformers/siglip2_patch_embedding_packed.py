@@ -63,7 +63,7 @@ PATCH = Patch(
     severity="silent wrong result",
     symptoms=("data set to a tensor that requires gradients must be floating point @ modeling_siglip2",),
     targets=("transformers.models.siglip2.modeling_siglip2",),
-    affects=("transformers>=4.50.0", "bitsandbytes>=0.46.1"),
+    affects=("transformers>=4.50.0", "bitsandbytes>=0.46.0"),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/siglip2/modeling_siglip2.py#L186",
         "https://github.com/huggingface/transformers/pull/46933",
