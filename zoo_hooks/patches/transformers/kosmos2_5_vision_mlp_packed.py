@@ -61,7 +61,7 @@ PATCH = Patch(
     title="Kosmos-2.5 quantized to 4 bits casts the states of its vision tower to uint8",
     severity="silent wrong result",
     targets=("transformers.models.kosmos2_5.modeling_kosmos2_5",),
-    affects=("transformers>=4.56.0", "bitsandbytes>=0.46.1"),
+    affects=("transformers>=4.56.0", "bitsandbytes>=0.46.0"),
     links=(
         "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/models/kosmos2_5/modeling_kosmos2_5.py#L407-L424",
         "https://github.com/huggingface/transformers/pull/46933",
