@@ -82,23 +82,20 @@ class Book:
         yield from self._task({name: version}, [patch for patch, names in CLAIMED.items() if name in names])
         for other in cells.TABLE[name].get("beside", ()):
             between = [patch for patch, names in CLAIMED.items() if {name, other} <= names]
-            both = [patch for patch in between if self._is_edge(patch, name, version)]
+            both = [patch for patch in between if version in self._changes(patch, name)]
             oldest, *_, newest = self.released(other)
             for beside in (newest, oldest):
                 yield from self._task({name: version, other: beside}, both)
 
-    def _is_edge(self, patch: str, name: str, version: str) -> bool:
-        """Tell whether a patch's verdicts differ on the release before or after, or there is none after."""
-        found: dict[str, set[str]] = {}
-        for row in self.atlas.of(patch):
-            if name in row.releases:
-                found.setdefault(row.releases[name], set()).add(row.verdict)
-        versions = sorted(found, key=Version)
-        if version not in versions:
-            return version == list(self.released(name))[-1]
-        place = versions.index(version)
-        beside = versions[max(place - 1, 0) : place + 2]
-        return version == versions[-1] or any(found[one] != found[version] for one in beside)
+    def _changes(self, patch: str, name: str) -> set[str]:
+        """Releases of an upstream with which a patch's verdict changes, and the newest."""
+        rows = [
+            row._replace(releases={name: row.releases[name], **row.releases})
+            for row in self.atlas.of(patch)
+            if name in row.releases
+        ]
+        rows.sort(key=lambda row: Version(row.releases[name]))
+        return {row.releases[name] for row in edges(rows)} | set(list(self.released(name))[-1:])
 
     def _task(self, releases: dict[str, str], patches: list[str]) -> Iterator[Task]:
         wanted = [patch for patch in patches if not self._is_current(patch, releases)]
@@ -142,15 +139,17 @@ def edges(rows: list[Seen]) -> Iterator[Seen]:
     among themselves.
     """
     others = [[(name, Version(version)) for name, version in [*row.releases.items()][1:]] for row in rows]
-    ends = [min(others, default=[]), max(others, default=[])]
-    found = set()
-    for end in (0, 1, None):
-        places = [
-            n for n, other in enumerate(others) if (ends.index(other) if other in ends else None) == end
-        ]
-        for one, following in itertools.pairwise(places):
-            if rows[one].verdict != rows[following].verdict:
-                found |= {one, following}
+    oldest, newest = min(others, default=[]), max(others, default=[])
+    groups: dict[tuple[bool, bool], list[int]] = {}
+    for place, other in enumerate(others):
+        groups.setdefault((other == oldest, other == newest), []).append(place)
+    found = {
+        place
+        for places in groups.values()
+        for pair in itertools.pairwise(places)
+        if rows[pair[0]].verdict != rows[pair[1]].verdict
+        for place in pair
+    }
     yield from (row for place, row in enumerate(rows) if place in found or row is rows[-1])
 
 

@@ -178,15 +178,14 @@ def test_a_pair_is_measured_where_a_verdict_changes(book):
     patch = "peft/prefix-tuning-heads"
     for n, verdict in enumerate(("FIXED", "FIXED", "AFFECTED", "AFFECTED", "AFFECTED"), 10):
         book.atlas.put(patch, Seen({"peft": f"0.{n}.0", "transformers": "5.0.0"}, verdict))
-    assert [book._is_edge(patch, "peft", f"0.{n}.0") for n in range(10, 15)] == [
-        False,
-        True,
-        True,
-        False,
-        True,
-    ]
-    assert book._is_edge(patch, "peft", "0.19.0")  # the newest that there is, measured or not
-    assert not book._is_edge(patch, "peft", "0.18.0")
+    assert book._changes(patch, "peft") == {
+        "0.11.0",
+        "0.12.0",
+        "0.14.0",
+        "0.19.0",
+    }  # the last is the newest of all
+    book.atlas.put(patch, Seen({"peft": "0.14.0", "transformers": "5.5.0"}, "FIXED"))
+    assert book._changes(patch, "transformers") == {"5.0.0", "5.5.0"}
 
 
 def test_releases_that_cannot_be_installed_together_are_recorded_with_the_reason(book):

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _source, _tiny
 
 Call = Callable[..., Any]
 LEAF = "leaf Variable that requires grad is being used in an in-place operation"
@@ -68,9 +68,6 @@ class Row:
         changes.wrap(owner, self.method, lambda original: copying(original, argument, table))
 
     def patch(self) -> Patch:
-        source = (
-            f"https://github.com/huggingface/transformers/blob/v5.24.0/src/{self.target.replace('.', '/')}.py"
-        )
         return Patch(
             module=self.module,
             title=self.title,
@@ -78,7 +75,7 @@ class Row:
             symptoms=(f"{LEAF} @ {self.target}",) if self.table else (),
             targets=(self.target,),
             affects=(self.affects,),
-            links=(f"{source}#L{self.line}",),
+            links=(_source.link(self.target, self.line),),
             measures=self.measures,
             probe=self.probe,
             repair=self.repair,

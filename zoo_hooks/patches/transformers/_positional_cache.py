@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches.transformers import _tiny
+from zoo_hooks.patches.transformers import _source, _tiny
 
 Call = Callable[..., Any]
 CACHE = ("cache", "past_key_values")
@@ -38,10 +38,9 @@ class Row:
         if layer is None or kind is None:
             return Verdict.UNKNOWN
         forward = inspect.unwrap(kind.forward)
+        # Else it is checkpointed in another way; or caches are tuples, which nobody writes into.
         if not (hasattr(module, "GradientCheckpointingLayer") and hasattr(module, "DynamicCache")):
-            return (
-                Verdict.FIXED
-            )  # checkpointed in another way; or caches are tuples, which nobody writes into
+            return Verdict.FIXED
         if "DynamicCache" in forward.__code__.co_names:
             return Verdict.FIXED  # the encoder makes it itself, and none under checkpointing
         names = [name for name in CACHE if name in inspect.signature(kind.forward).parameters]
@@ -60,9 +59,6 @@ class Row:
         return Figure(round(apart, 5), healthy=apart < 1e-6)  # noqa: PLR2004
 
     def patch(self) -> Patch:
-        source = (
-            f"https://github.com/huggingface/transformers/blob/v5.24.0/src/{self.target.replace('.', '/')}.py"
-        )
         return Patch(
             module=self.module,
             title=self.title,
@@ -73,8 +69,8 @@ class Row:
             targets=(self.target,),
             affects=(self.affects,),
             links=(
-                f"{source}#L{self.line}",
-                "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/modeling_layers.py#L51",
+                _source.link(self.target, self.line),
+                _source.link("transformers.modeling_layers", 51),
             ),
             measures="change of a step's loss and gradients by checkpointing (expected: 0.0)",
             probe=self.probe,

@@ -4,9 +4,9 @@ Symptom
 -------
 Training ``RoFormerForCausalLM``, or another RoFormer with ``is_decoder=True``, with gradient checkpointing
 and the default ``use_cache=True`` fails in the backward pass, with ``labels`` too: ``RuntimeError: The size
-of tensor a (24) must match the size of tensor b (12) at non-singleton dimension 3``. From 5.10 on the first
-number differs, and checkpointing that is not reentrant may raise ``CheckpointError: torch.utils.checkpoint:
-Recomputed values for the following tensors have different metadata``.
+of tensor a (24) must match the size of tensor b (12) at non-singleton dimension 3``. On 5.10.1 and 5.12.1 the
+first number is 32, and checkpointing that is not reentrant raises ``CheckpointError``: "Recomputed values for
+the following tensors have different metadata".
 
 Cause
 -----
