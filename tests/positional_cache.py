@@ -72,6 +72,19 @@ class Checkpointed:
             there = run()
         assert all(one.equal(other) for one, other in zip(here, there, strict=True))
 
+    @pytest.mark.parametrize("how", WAYS, ids=["reentrant", "not"])
+    def test_generate_keeps_its_cache_in_train_mode(self, how):
+        """Nothing is computed again there, so checkpointing is no reason to take the cache away."""
+        model, inputs = self.make()
+        ids = torch.arange(3, 11)[None]
+        tokens = {**inputs, "max_new_tokens": 6, "do_sample": False}
+        expected = model.generate(ids, **tokens)  # in eval mode
+        for part in model.train().modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        model.gradient_checkpointing_enable(how)
+        assert model.generate(ids, **tokens).equal(expected)
+
     def test_the_layer_takes_its_cache_by_position_and_by_keyword(self):
         """Both reach the attention, and an argument given twice is refused as before."""
         layer = self.layers(self.make()[0])[0]

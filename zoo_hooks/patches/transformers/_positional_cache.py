@@ -102,7 +102,8 @@ def passed(kind: Any, layer: Any, name: str) -> Verdict:
     encoder.gradient_checkpointing = True
     hidden = torch.zeros(1, 1, 1)
     encoder.embed_positions = lambda *_: hidden[0]
-    encoder.forward(hidden, **{name: cache})
+    with torch.enable_grad():
+        encoder.forward(hidden, **{name: cache})
     args, kwargs = seen[0] if seen else ((), {})
     if any(one is cache for one in args):
         return Verdict.AFFECTED
@@ -119,11 +120,17 @@ def _bare(kind: Any) -> Any:
 
 
 def by_keyword(original: Call, names: list[str], place: int | None) -> Call:
-    """Call a layer with the cache, and what comes after it, by keyword."""
+    """Call a layer in training with the cache, and what comes after it, by keyword.
+
+    Without gradients nothing is computed again, and ``generate`` in train mode needs its cache.
+    """
+    from torch import is_grad_enabled
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        named = dict(zip(names[place:], args[place:], strict=False))
-        return original(self, *args[:place], **named, **kwargs)
+        if self.training and is_grad_enabled():
+            kwargs = dict(zip(names[place:], args[place:], strict=False)) | kwargs
+            args = args[:place]
+        return original(self, *args, **kwargs)
 
     return call
 

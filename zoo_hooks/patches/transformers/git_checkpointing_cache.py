@@ -15,8 +15,8 @@ itself, and none under checkpointing.
 
 Repair
 ------
-``GitLayer`` gets the cache by keyword, so upstream takes it away and warns, as it does in other models.
-Nothing changes without checkpointing or in eval mode. The cache that a step returns is empty.
+In training ``GitLayer`` gets the cache by keyword. Under gradient checkpointing upstream takes it away
+then and warns, as it does in other models, and the cache that a step returns is empty. Nothing else changes.
 """
 
 from __future__ import annotations
