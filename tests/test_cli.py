@@ -358,6 +358,15 @@ def test_all_json_has_a_schema_version(run, command):
     assert json.loads(run(command, *ids, "--json").stdout)["schema"] == 1
 
 
+def test_a_word_that_is_near_no_id_gets_one_line(run):
+    """With the upstreams, and the command that shows all ids: there are too many for a message."""
+    done = run("show", "zzz")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "patches are for accelerate, " in line
+    assert line.endswith("zoo-hooks list shows all")
+
+
 @pytest.mark.parametrize("command", ["status", "verify", "show", "check"])
 def test_a_wrong_id_gets_a_suggestion_and_exit_status_2(run, command):
     """One line on standard error, nothing on standard output."""

@@ -23,7 +23,7 @@ _kept: dict[str, ModuleType] = {}
 
 
 class UnknownPatch(LookupError):
-    """No patch has this id, or several match it. The message names these, the nearest ids, or all ids."""
+    """No patch has this id, or several match it. The message names these, the nearest ids, or the upstreams."""
 
 
 def upstreams() -> tuple[str, ...]:
@@ -121,7 +121,8 @@ def named(word: str) -> list[str]:
     found = exact or [one for one in known if fnmatchcase(one, f"{place}/{bug}-*")]
     if not found:
         near = nearest(word)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"all ids: {', '.join(sorted(known))}"
+        all_of_them = f"patches are for {', '.join(sorted(upstreams()))}; zoo-hooks list shows all"
+        hint = f"did you mean {' or '.join(near)}?" if near else all_of_them
         raise UnknownPatch(f"no patch is called {word!r}; {hint}")
     return found
 
