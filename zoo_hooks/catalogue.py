@@ -23,7 +23,7 @@ _kept: dict[str, ModuleType] = {}
 
 
 class UnknownPatch(LookupError):
-    """No patch has this id, or several match it. The message names these, the nearest ids or the upstreams."""
+    """No patch has this id, or several match it. The message names them, the nearest or all upstreams."""
 
 
 def upstreams() -> tuple[str, ...]:
