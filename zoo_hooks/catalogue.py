@@ -20,6 +20,9 @@ broken: dict[str, BaseException] = {}
 
 _loaded: dict[str, Patch | None] = {}
 _kept: dict[str, ModuleType] = {}
+_packages = [zoo_hooks]
+_looked: dict[str, int] = {}
+"""How many names of each package keep_modules has looked at. A half imported submodule is none."""
 
 
 class UnknownPatch(LookupError):
@@ -44,31 +47,21 @@ def ids() -> dict[str, str]:
 def keep_modules() -> None:
     """Put our modules back into sys.modules if a tool has removed or replaced them.
 
-    Otherwise a patch that is imported later would use a second copy of them.
+    Otherwise a patch that is imported later would use a second copy of them. Each name is looked at once, for
+    this runs at each target.
     """
     for name, module in _kept.items():
         if sys.modules.get(name) is not module:
             sys.modules[name] = module
-    for module in _imported_in(zoo_hooks):
-        if sys.modules.get(module.__name__) is module:
-            _kept[module.__name__] = module
-
-
-def _imported_in(package: ModuleType) -> Iterator[ModuleType]:
-    """The completely imported modules of a package. This is faster than a search in sys.modules."""
-    for module in _submodules(package, len(vars(package))):
-        yield module
-        if hasattr(module, "__path__"):
-            yield from _imported_in(module)
-
-
-@functools.cache
-def _submodules(package: ModuleType, _: int) -> list[ModuleType]:
-    return [
-        module
-        for module in list(vars(package).values())
-        if isinstance(module, ModuleType) and module.__name__.rpartition(".")[0] == package.__name__
-    ]
+    for package in _packages:  # grows meanwhile
+        names = list(vars(package).items())
+        for name, module in names[_looked.get(package.__name__, 0) :]:
+            path = f"{package.__name__}.{name}"
+            if isinstance(module, ModuleType) and sys.modules.get(path) is module:
+                _kept[path] = module
+                if hasattr(module, "__path__"):
+                    _packages.append(module)
+        _looked[package.__name__] = len(names)
 
 
 def for_target(target: str) -> list[Patch]:

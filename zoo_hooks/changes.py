@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from operator import is_
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +16,32 @@ from zoo_hooks import notices
 from zoo_hooks.layers import CannotRevert, Layer, Place, leads_to, place_of
 from zoo_hooks.safety import pass_on
 
-STRANGERS = frozenset({*sys.stdlib_module_names, "numpy", "sympy", "torch"}) - {"__main__"}
-"""Packages that are skipped: they have many modules and import none of the functions that are rebound."""
+STRANGERS = frozenset(
+    {
+        *sys.stdlib_module_names,
+        "filelock",
+        "httpcore",
+        "httpx",
+        "huggingface_hub",
+        "jinja2",
+        "mpmath",
+        "numpy",
+    }
+    | {
+        "pandas",
+        "psutil",
+        "pyarrow",
+        "pygments",
+        "regex",
+        "rich",
+        "scipy",
+        "sklearn",
+        "sympy",
+        "torch",
+        "yaml",
+    }
+) - {"__main__"}
+"""Packages that are skipped: they have many names and import none of the functions that are rebound."""
 
 
 class Changes:
@@ -43,10 +70,8 @@ class Changes:
 
     def rebind(self, old: object, new: object) -> None:
         """Replace ``old`` under every name of every module that has copied it, except in STRANGERS."""
-        for path, module in list(sys.modules.items()):
-            if path.partition(".")[0] in STRANGERS or not isinstance(module, ModuleType):
-                continue
-            if id(old) in map(id, list(vars(module).values())):  # first, for hardly any module has a copy
+        for module in _later_than(getattr(old, "__module__", "")):
+            if any(map(is_, list(vars(module).values()), repeat(old))):  # first, for hardly any has a copy
                 for name in [name for name, value in vars(module).items() if value is old]:
                     self.replace(module, name, new)
 
@@ -120,6 +145,20 @@ class Changes:
                 place.write(value)
         for layer in self._made:
             layer.on = on
+
+
+def _later_than(home: str) -> Iterator[ModuleType]:
+    """Modules that may have copied a name of ``home``: those imported after it, half imported or lazy."""
+    bodies = (frame for frame, _ in traceback.walk_stack(None) if frame.f_code.co_name == "<module>")
+    running = {frame.f_globals.get("__name__") for frame in bodies}
+    later = home not in sys.modules
+    # Not of items(): thousands of new pairs would start the garbage collector.
+    for path in list(sys.modules):
+        module, later = sys.modules.get(path), later or path == home
+        if not later and type(module) is ModuleType and path not in running:
+            continue
+        if path.partition(".")[0] not in STRANGERS and isinstance(module, ModuleType):
+            yield module
 
 
 def _wrapped(make: Callable[[Any], Callable[..., Any]], raw: Any) -> Any:

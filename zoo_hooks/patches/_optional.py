@@ -7,6 +7,7 @@ the answer is upstream's until an import has failed.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from zoo_hooks.patches._loading import Package
 
 GATE = "requires_backends"
 """What refuses with words of how to install a package, of those that it finds in a table of transformers."""
+ASKING = re.compile(rb"\nif [^\n]*_available\([^\n]*((?:\n(?: [^\n]*)?)+)")
+"""A block at module level of what is done if a package is available."""
 
 
 class Row(NamedTuple):
@@ -76,9 +79,13 @@ def imports_at_once(module: ModuleType, row: Row) -> bool:
     if not row.home or module.__spec__ is None or module.__file__ is None:
         return True
     path = str(Path(module.__file__).parents[1] / row.home)
-    source: bytes = module.__spec__.loader.get_data(path)  # type: ignore[union-attr]
-    block = rb"^if [^\n]*_available\([^\n]*\n(?:(?: +[^\n]*)?\n)*? +(?:from|import) "
-    return re.search(block + row.name.encode() + rb"\b", source, re.MULTILINE) is not None
+    return _asks_and_imports(module.__spec__.loader.get_data, path, row.name)  # type: ignore[union-attr]
+
+
+@functools.cache
+def _asks_and_imports(read: Callable[[str], bytes], path: str, name: str) -> bool:
+    imports = rb"\n +(?:from|import) " + name.encode() + rb"\b"
+    return any(re.search(imports, block) for block in ASKING.findall(read(path)))
 
 
 def repair(module: ModuleType, changes: Changes, *rows: Row) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.model import Figure, Verdict
+from zoo_hooks.patches import _known
 from zoo_hooks.patches.transformers._linear_map import is_linear, is_plain
 
 PART = 2.0**-14
@@ -21,6 +22,11 @@ OVERFLOW = 2.0**16 * PART
 LEAST = 2.0**-17
 """The scale where even the measure is infinite: products are below 2**32."""
 HEALTHY = 0.002
+KNOWN = {
+    "534efe59e24d": Verdict.AFFECTED,  # 4.50.0 to 5.24.0
+    "8b592ff05afb": Verdict.AFFECTED,  # 4.53.0 to 5.24.0
+    "62537e36ff20": Verdict.AFFECTED,  # 5.12.1 to 5.24.0, DiffusionGemma
+}
 
 
 def down(layer: Any, gate: Any, up: Any) -> Any:
@@ -61,6 +67,9 @@ def verdict(module: ModuleType, mlp: str, *before: float, anyones: bool = False)
     """
     import torch
 
+    forward = getattr(module, mlp).forward
+    if known := _known.verdict(KNOWN, forward):
+        return known
     half = {"dtype": torch.float16, "device": "cpu"}
     linear = torch.nn.Linear(1, 1, bias=False, device="meta")  # there it draws no random numbers
     linear.weight = torch.nn.Parameter(torch.full((1, 1), 0.125, **half), requires_grad=False)
@@ -83,7 +92,6 @@ def verdict(module: ModuleType, mlp: str, *before: float, anyones: bool = False)
     parts = Parts(**{name: part(name) for name in names}, activation_sparsity=0.0)
     parts.pre_norm = parts.post_norm = lambda states: states
     given = [torch.full((1, 1), value, **half) for value in (*before, 3.0)]
-    forward = getattr(module, mlp).forward
     result = forward(parts, *given).item()
     if anyones and "act_fn" not in calls:
         calls.append("act_fn")

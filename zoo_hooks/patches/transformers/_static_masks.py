@@ -8,16 +8,31 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks.model import Figure, Verdict
+from zoo_hooks.patches import _known
 from zoo_hooks.patches.transformers import _four_bit, _tiny
 
 MORE = {"use_bidirectional_attention": "vision", "sliding_window": 32, **_tiny._layers(4, 2)}  # noqa: SLF001
 TYPES, FIRST = "mm_token_type_ids", "is_first_iteration"
+KNOWN = {
+    "e1cab58369c3": Verdict.AFFECTED,  # Gemma-4, 5.5.0 to 5.5.4
+    "a0f4ed4ed3b6": Verdict.AFFECTED,  # Gemma-4, 5.8.1
+    "28261f2bcb55": Verdict.AFFECTED,  # Gemma-4, 5.9.0 to 5.12.1
+    "e41a2701d7a1": Verdict.AFFECTED,  # Gemma-4, 5.13.0 to 5.14.1
+    "74cd2cebb869": Verdict.AFFECTED,  # Gemma-4, 5.15.0 to 5.17.0
+    "b9c41433a79b": Verdict.AFFECTED,  # Gemma-4, 5.18.0 to 5.19.0
+    "920f8ffc8268": Verdict.AFFECTED,  # Gemma-4, 5.20.0 to 5.22.2
+    "1d25ec75ac84": Verdict.FIXED,  # Gemma-4, 5.23.0
+    "a833cafb5179": Verdict.FIXED,  # Gemma-4, 5.24.0
+}
 
 
 def verdict(model: Any, module: ModuleType) -> Verdict:
     """Prepares two tokens of an image for a cache of fixed size, with a model that has one weight."""
     if FIRST not in inspect.signature(model.prepare_inputs_for_generation).parameters:
         return Verdict.UNKNOWN
+    generates = module.GenerationMixin.prepare_inputs_for_generation
+    if known := _known.verdict(KNOWN, model.prepare_inputs_for_generation, generates):
+        return known
     torch, seen = module.torch, []
 
     def masks(**kwargs: Any) -> None:
@@ -30,7 +45,7 @@ def verdict(model: Any, module: ModuleType) -> Verdict:
     fixed = {"is_compileable": True, "is_linear": [False], "get_seq_length": lambda *_: 0}
     cache = type("Fixed", (module.Cache,), fixed)(layers=[])
     ids = torch.ones(1, 2, dtype=torch.long)
-    names = inspect.signature(module.GenerationMixin.prepare_inputs_for_generation).parameters
+    names = inspect.signature(generates).parameters
     name = "cache" if "cache" in names else "past_key_values"
     given = {"attention_mask": ids, name: cache, TYPES: ids, "use_cache": True}
     some.prepare_inputs_for_generation(ids, is_first_iteration=True, **given)

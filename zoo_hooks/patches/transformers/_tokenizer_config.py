@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zoo_hooks.patches import _known
+
 More = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], dict[str, Any]]
 """Given the files of a repository, what its config says, and what the caller says: what to say besides."""
 FILE = "tokenizer_config_file"
@@ -30,9 +32,9 @@ def saying(more: More) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return wrap
 
 
-def source(base: Any) -> str:
+def source(base: Any) -> bytes:
     """The text of the method, which must not be run to try it, for up to 4.57 it may ask the Hub."""
-    return inspect.getsource(inspect.unwrap(base._from_pretrained.__func__))  # noqa: SLF001
+    return _known.text(inspect.unwrap(base._from_pretrained.__func__))  # noqa: SLF001
 
 
 def saved(folder: Path, words: list[str], **said: Any) -> Path:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks.model import Verdict
+from zoo_hooks.patches import _calls
 
 CACHE = ("cache", "past_key_values")
 """Names that a cache has; the second one is deprecated where there are both."""
@@ -65,11 +66,8 @@ def verdict(module: ModuleType, cache: str, **arguments: Any) -> Verdict:
     if "config" not in inspect.signature(cache_class).parameters:
         return Verdict.UNKNOWN
     config_class = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
-    config = config_class(
-        num_hidden_layers=4,
-        num_kv_shared_layers=0,
-        sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"] * 2,
-    )
-    layers = len(cache_class(config=config, **arguments).layers)
+    kinds = ["full_attention"] * 4  # those with a window are made with tensors
+    config = config_class(num_hidden_layers=4, num_kv_shared_layers=0, layer_types=kinds)
+    with _calls.in_place_of_torchs(tensor=lambda *_, **__: None):  # a counter, in a layer of fixed size
+        layers = len(cache_class(config=config, **arguments).layers)
     return {0: Verdict.AFFECTED, 4: Verdict.FIXED}.get(layers, Verdict.UNKNOWN)

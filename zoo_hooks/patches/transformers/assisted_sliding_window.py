@@ -32,6 +32,7 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _calls
 from zoo_hooks.patches.transformers import _tiny, _zero_shared
 
 PREPARE = "_prepare_cache_for_generation"
@@ -60,7 +61,8 @@ def probe(module: ModuleType) -> Verdict:
 def _made(model: Any, config: Any, mode: Any) -> Any:
     """Return the cache that ``generate`` would make for a model."""
     model_kwargs: dict[str, Any] = {}
-    getattr(model, PREPARE)(config, model_kwargs, mode, 1, 16)
+    with _calls.in_place_of_torchs(tensor=lambda *_, **__: None):  # the window, in a layer that has one
+        getattr(model, PREPARE)(config, model_kwargs, mode, 1, 16)
     return _cache(model_kwargs)
 
 

@@ -20,6 +20,8 @@ do, keeps that value.
 
 from __future__ import annotations
 
+import dis
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -38,13 +40,16 @@ class _DtypeOfKeys:
 
 
 def probe(module: ModuleType) -> Verdict:
-    import torch
-
-    if not hasattr(getattr(module, "DynamicLayer", None), "lazy_initialization"):
+    layer: Any = getattr(module, "DynamicLayer", None)
+    if not hasattr(layer, "lazy_initialization"):
         return Verdict.FIXED  # before 4.56 a layer has no dtype to lose, before 4.54 a cache no layers
-    layer = module.DynamicLayer()
-    layer.update(*torch.zeros(2, 1, 1, 1, 1))
-    return Verdict.FIXED if hasattr(layer, "dtype") else Verdict.AFFECTED
+    if any("dtype" in vars(kind) for kind in layer.__mro__):
+        return Verdict.FIXED
+    steps = dis.get_instructions(inspect.unwrap(layer.lazy_initialization))
+    kept = {step.argval for step in steps if step.opname == "STORE_ATTR"}
+    if "dtype" in kept:
+        return Verdict.FIXED
+    return Verdict.AFFECTED if "keys" in kept else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

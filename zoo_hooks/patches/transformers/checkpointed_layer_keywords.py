@@ -54,7 +54,7 @@ def probe(module: ModuleType) -> Verdict:
         handed.extend(inputs)
         return run(*inputs)
 
-    layer, given = Layer().train(), torch.zeros(1, requires_grad=True)
+    layer, given = Layer().train(), torch.empty(1, requires_grad=True)
     layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint  # noqa: SLF001
     with torch.enable_grad():
         if layer(hidden_states=given) is not given:

@@ -45,19 +45,19 @@ def _config(module: ModuleType) -> Any:
 def probe(module: ModuleType) -> Verdict:
     config = _config(module)
     models = _models(module)
-    if "allow_all_kernels" in models or not _loads_kernels(models):
+    if b"allow_all_kernels" in models or not _loads_kernels(models):
         return Verdict.FIXED
     kept = config(**{KEYS[0]: "a/b"})._attn_implementation == "a/b"  # noqa: SLF001
     return Verdict.AFFECTED if kept and hasattr(config, READ) else Verdict.UNKNOWN
 
 
-def _models(module: ModuleType) -> str:
-    return Path(module.__file__ or "").with_name("modeling_utils.py").read_text("utf-8")
+def _models(module: ModuleType) -> bytes:
+    return Path(module.__file__ or "").with_name("modeling_utils.py").read_bytes()
 
 
-def _loads_kernels(models: str) -> bool:
+def _loads_kernels(models: bytes) -> bool:
     """Before 4.52 a name in a config was kept, and refused when the model was made."""
-    return "get_kernel(" in models or "is_kernel(" in models
+    return b"get_kernel(" in models or b"is_kernel(" in models
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

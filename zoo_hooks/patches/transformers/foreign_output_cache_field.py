@@ -58,7 +58,13 @@ def probe(module: ModuleType) -> Verdict:
     base = module.BaseModelOutputWithPast
     if NEW not in getattr(base, _FIELDS):
         return Verdict.FIXED if OLD[0] in getattr(base, _FIELDS) else Verdict.UNKNOWN
-    output, given = make_dataclass("Output", [(OLD[0], object, None)], bases=(_Quiet, base)), object()
+    more = {"__doc__": "As people write it."}  # or one is made, of the signature
+    output, given = (
+        make_dataclass(
+            "Output", [(OLD[0], object, None)], bases=(_Quiet, base), namespace=more, repr=False, eq=False
+        ),
+        object(),
+    )
     return Verdict.FIXED if output(**{NEW: given}).past_key_values is given else Verdict.AFFECTED
 
 

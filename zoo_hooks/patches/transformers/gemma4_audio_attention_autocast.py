@@ -32,21 +32,35 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches import _calls
+from zoo_hooks.patches import _calls, _known
 from zoo_hooks.patches.transformers import _tiny
 
 DEVICES = ("cuda", "cpu", "mps", "xpu")
 LIMIT, LARGEST = "gradient_clipping", 65504.0
 MASKED, ROUNDED = 9.00390625, 9.0  # in float32 and in float16
 HEALTHY = 0.02
+HELPERS = ("_rel_shift", "_convert_to_block", "_extract_block_context")
+KNOWN = {
+    "81f3ebe9b481": Verdict.AFFECTED,  # 5.5.0 to 5.10.1
+    "ead209debcb3": Verdict.AFFECTED,  # 5.12.1 to 5.19.0
+    "ed3951e905ee": Verdict.AFFECTED,  # 5.20.0 to 5.24.0
+}
 
 
 def probe(module: ModuleType) -> Verdict:
-    torch = module.torch
     attention = module.Gemma4AudioAttention
-    helpers = ("_convert_to_block", "_extract_block_context", "_rel_shift")
-    if not all(hasattr(attention, name) for name in helpers):
+    if not all(hasattr(attention, name) for name in HELPERS):
         return Verdict.UNKNOWN
+    return _known.verdict(KNOWN, *_parts(module)) or _run(module)
+
+
+def _parts(module: ModuleType) -> list[Any]:
+    """What the verdict depends on: first what the repair wraps."""
+    return [getattr(module.Gemma4AudioAttention, name) for name in (*HELPERS, "forward")]
+
+
+def _run(module: ModuleType) -> Verdict:
+    torch, attention = module.torch, module.Gemma4AudioAttention
 
     def project(states: Any) -> Any:
         return states
@@ -59,7 +73,7 @@ def probe(module: ModuleType) -> Verdict:
         softcap=torch.tensor(50.0, device="cpu"), q_proj=project, k_proj=project, v_proj=project,
         relative_k_proj=project, post=project,
     )  # fmt: skip
-    for name in helpers:
+    for name in HELPERS:
         setattr(stand_in, name, getattr(attention, name).__get__(stand_in))
     logits: list[Any] = []
 

@@ -34,15 +34,42 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
-from zoo_hooks.patches import _calls
+from zoo_hooks.patches import _calls, _known
 from zoo_hooks.patches.transformers import _half_experts, _half_mlp, _tiny
 
 WAYS = ("batched_mm", "grouped_mm")
 SIZE = 8
 """Rows of the probe are as long as grouped multiplication wants them."""
+KNOWN = {
+    "50fa962f4c50": Verdict.AFFECTED,  # 5.5.0 to 5.5.4
+    "253cf6cf5e31": Verdict.AFFECTED,  # 5.8.1 to 5.9.0
+    "61aa4f559af8": Verdict.AFFECTED,  # 5.10.1 to 5.16.1
+    "cfc6868716ef": Verdict.AFFECTED,  # 5.12.1 to 5.16.1, DiffusionGemma
+    "4d546a1aa030": Verdict.AFFECTED,  # 5.17.0
+    "8923a317cb14": Verdict.AFFECTED,  # 5.17.0, DiffusionGemma
+    "bb80621d2401": Verdict.AFFECTED,  # 5.18.0 to 5.19.0
+    "3392aff961d5": Verdict.AFFECTED,  # 5.18.0 to 5.19.0, DiffusionGemma
+    "3861b484d8f7": Verdict.AFFECTED,  # 5.20.0 to 5.22.2
+    "a1912fcdc0f7": Verdict.AFFECTED,  # 5.20.0 to 5.22.2, DiffusionGemma
+    "9e9ae952f813": Verdict.AFFECTED,  # 5.23.0 to 5.24.0
+    "11301fbf9224": Verdict.AFFECTED,  # 5.23.0 to 5.24.0, DiffusionGemma
+}
 
 
 def probe(module: ModuleType) -> Verdict:
+    return _known.verdict(KNOWN, *_parts(module), repaired=3) or _run(module)
+
+
+def _parts(module: ModuleType) -> list[Any]:
+    """What the verdict depends on: first what the repair wraps."""
+    from transformers.integrations import moe
+
+    kind, ways = _half_mlp.experts(module), moe.ALL_EXPERTS_FUNCTIONS
+    wrapped = [kind.forward, moe._batched_linear, moe._grouped_linear]  # noqa: SLF001
+    return [*wrapped, *(ways.get_interface(way, None) for way in WAYS), kind._apply_gate, kind.__init__]  # noqa: SLF001
+
+
+def _run(module: ModuleType) -> Verdict:
     """Products of 2**18 and outputs of 2**15, each way."""
     import torch
 

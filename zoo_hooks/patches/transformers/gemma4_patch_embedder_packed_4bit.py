@@ -49,9 +49,10 @@ def probe(module: ModuleType) -> Verdict:
     embedder = module.Gemma4VisionPatchEmbedder.__new__(module.Gemma4VisionPatchEmbedder)
     torch.nn.Module.__init__(embedder)
     model = Model()
-    model.vision_tower, model.head = torch.nn.Module(), torch.nn.Linear(1, 1, device="meta")
+    model.vision_tower, model.head, embedder.input_proj = (torch.nn.Module() for _ in range(3))
     model.vision_tower.patch_embedder = embedder
-    embedder.input_proj = torch.nn.Linear(1, 1, device="meta")
+    for layer in (embedder.input_proj, model.head):
+        layer.weight = torch.nn.Parameter(torch.empty(0))
     skipped = Bnb4BitHfQuantizer.get_modules_to_not_convert(model)
     packed = should_convert_module(f"{PATH}.input_proj", skipped)
     return Verdict.AFFECTED if packed else Verdict.FIXED

@@ -25,10 +25,22 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _known
 from zoo_hooks.patches.transformers import _four_bit, _packed
+
+KNOWN = {
+    "cb1f52d22eb9": Verdict.AFFECTED,  # 5.5.0 to 5.9.0
+    "78f5ddcc94f5": Verdict.AFFECTED,  # 5.10.1 to 5.12.1
+    "767a12331ba2": Verdict.FIXED,  # 5.13.0 to 5.24.0
+}
 
 
 def probe(module: ModuleType) -> Verdict:
+    kind = module.Gemma4VisionPatchEmbedder
+    return _known.verdict(KNOWN, kind.forward, kind._position_embeddings) or _run(module)  # noqa: SLF001
+
+
+def _run(module: ModuleType) -> Verdict:
     import torch
 
     class Packed(torch.nn.Module):  # type: ignore[misc, unused-ignore]

@@ -24,15 +24,33 @@ model whose encoder or pooler has a hook or its own forward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _known
 from zoo_hooks.patches.transformers import _half_mlp, _linear_map, _tiny
+
+KNOWN = {
+    "73251e77ba02": Verdict.AFFECTED,  # 5.5.0 to 5.9.0
+    "a78b03a1cade": Verdict.FIXED,  # 5.10.1 to 5.17.0
+    "04d4a10aefc9": Verdict.FIXED,  # 5.18.0 to 5.22.2
+    "5ca5e7b609d9": Verdict.FIXED,  # 5.23.0 to 5.24.0
+}
 
 
 def probe(module: ModuleType) -> Verdict:
+    return _known.verdict(KNOWN, *_parts(module), repaired=2) or _run(module)
+
+
+def _parts(module: ModuleType) -> list[Any]:
+    """What the verdict depends on: first what the repair wraps."""
+    pooler = [part for part in vars(module.Gemma4VisionPooler).values() if isinstance(part, FunctionType)]
+    return [module.Gemma4VisionEncoder.forward, module.Gemma4VisionModel.forward, *pooler]
+
+
+def _run(module: ModuleType) -> Verdict:
     """Pool four patches of 2300 at hidden size 1152; if that is infinite, in a model that standardizes."""
     torch = module.torch
     half = {"dtype": torch.float16, "device": "cpu"}

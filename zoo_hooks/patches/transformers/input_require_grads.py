@@ -19,6 +19,7 @@ their own method, which does this or better.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
@@ -33,6 +34,9 @@ class _NoEmbeddingsError(NotImplementedError):
 
 
 def probe(module: ModuleType) -> Verdict:
+    names = inspect.unwrap(module.PreTrainedModel.enable_input_require_grads).__code__.co_names
+    if "get_input_embeddings" in names and ("modules" not in names or "NotImplementedError" in names):
+        return Verdict.FIXED  # it asks no parts, or expects that they have none
     model = _two_parts(module)
     with suppress(_NoEmbeddingsError):
         model.enable_input_require_grads()

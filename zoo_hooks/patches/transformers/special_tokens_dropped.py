@@ -35,7 +35,7 @@ OLD, NEW = "additional_special_tokens", "extra_special_tokens"
 
 def probe(module: ModuleType) -> Verdict:
     source = _tokenizer_config.source(module.PreTrainedTokenizerBase)
-    return Verdict.AFFECTED if f'init_kwargs.setdefault("{NEW}"' in source else Verdict.FIXED
+    return Verdict.AFFECTED if f'init_kwargs.setdefault("{NEW}"'.encode() in source else Verdict.FIXED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

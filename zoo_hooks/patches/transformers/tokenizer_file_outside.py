@@ -36,9 +36,9 @@ APART = ("tokenizer_config_file", "added_tokens_file", "special_tokens_map_file"
 
 def probe(module: ModuleType) -> Verdict:
     source = _tokenizer_config.source(module.PreTrainedTokenizerBase)
-    if "if args_name not in init_kwargs" in source:
+    if b"if args_name not in init_kwargs" in source:
         return Verdict.AFFECTED
-    return Verdict.FIXED if "if args_name not in kwargs" in source else Verdict.UNKNOWN
+    return Verdict.FIXED if b"if args_name not in kwargs" in source else Verdict.UNKNOWN
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -33,10 +33,11 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _known
 from zoo_hooks.patches.transformers import _loss_items
 
 FLAG = _loss_items.FLAG
-DIVIDED_TWICE = '["num_steps"] = self.args.gradient_accumulation_steps'
+DIVIDED_TWICE = b'["num_steps"] = self.args.gradient_accumulation_steps'
 
 
 def probe(module: ModuleType) -> Verdict:
@@ -47,7 +48,7 @@ def probe(module: ModuleType) -> Verdict:
     head = getattr(modeling_layers, "GenericForSequenceClassification", None)
     if head is None or not _loss_items.drops(head.forward):
         return Verdict.FIXED
-    made = inspect.getsource(inspect.unwrap(module.Trainer.create_accelerator_and_postprocess))
+    made = _known.text(inspect.unwrap(module.Trainer.create_accelerator_and_postprocess))
     if DIVIDED_TWICE in made:
         return Verdict.FIXED
     return (

@@ -33,19 +33,18 @@ from typing import Any
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
+from zoo_hooks.patches import _known
 from zoo_hooks.patches.transformers import _loss_items, _one_batch
 
 ITEMS = _loss_items.ITEMS
-TOLD = '["num_steps"] = self.args.gradient_accumulation_steps'
+TOLD = b'["num_steps"] = self.args.gradient_accumulation_steps'
 STEPS = "gradient_accumulation_steps"
 
 
 def probe(module: ModuleType) -> Verdict:
     trainer = module.Trainer
     creating = "create_accelerator_and_postprocess"
-    if not hasattr(trainer, creating) or TOLD not in inspect.getsource(
-        inspect.unwrap(getattr(trainer, creating))
-    ):
+    if not hasattr(trainer, creating) or TOLD not in _known.text(inspect.unwrap(getattr(trainer, creating))):
         return Verdict.FIXED
     step = inspect.unwrap(trainer.training_step)
     if ITEMS not in inspect.signature(step).parameters:
