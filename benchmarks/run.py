@@ -1,8 +1,8 @@
 """Print what zoo-hooks costs: ``python benchmarks/run.py [table ...] [--json]``, by default all tables.
 
-Run it with a Python in which zoo-hooks is installed. All tables but ``start``, ``miss`` and ``imports`` also
-want transformers and torch there; ``imports`` measures the upstreams that it finds; ``training`` takes some
-minutes and 4 GB. Figures are for reading; only the start-up count has a test.
+Run it with a Python in which zoo-hooks is installed. All tables but ``start``, ``miss``, ``imports`` and
+``probes`` also want transformers and torch there; the last two measure the upstreams that they find;
+``training`` takes some minutes and 4 GB. Figures are for reading; only the start-up count has a test.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import calls
 import forwards
 import imports
 import miss
+import probes
 import start
 import training
 from table import Table
 
-TABLES = ("start", "miss", "calls", "imports", "forwards", "training")
+TABLES = ("start", "miss", "calls", "imports", "probes", "forwards", "training")
 
 
 def tables(chosen: list[str], pythons: list[str], rounds: int, pairs: int) -> Iterator[Table]:
@@ -33,6 +34,8 @@ def tables(chosen: list[str], pythons: list[str], rounds: int, pairs: int) -> It
         yield calls.table(rounds)
     if "imports" in chosen:
         yield imports.table(pairs)
+    if "probes" in chosen:
+        yield probes.table(pairs)
     if "forwards" in chosen:
         yield forwards.table(rounds)
     if "training" in chosen:

@@ -129,6 +129,33 @@ def test_rebind_reaches_every_module_that_copied_the_name():
         del sys.modules["rebind_one"], sys.modules["rebind_two"]
 
 
+def test_rebind_searches_every_module_that_can_have_copied_a_function():
+    """Later ones, lazy ones, and those whose body is still running; none that was complete before its own."""
+
+    class Lazy(types.ModuleType):
+        """As transformers' own, which keep a name when it is first asked for."""
+
+    def old():
+        """What is copied."""
+
+    old.__module__ = "rebind_home"
+    names = ["rebind_done", "rebind_lazy", "rebind_running", "rebind_home", "rebind_later"]
+    modules = {name: (Lazy if name == "rebind_lazy" else types.ModuleType)(name) for name in names}
+    changes, new = Changes(), object()
+    sys.modules.update(modules)
+    try:
+        for module in modules.values():
+            module.copy = old
+        modules["rebind_running"].rebind = lambda: changes.rebind(old, new)
+        exec("rebind()", vars(modules["rebind_running"]))
+        assert [name for name in names if modules[name].copy is new] == names[1:]
+        changes.undo()
+        assert all(module.copy is old for module in modules.values())
+    finally:
+        for name in names:
+            del sys.modules[name]
+
+
 def test_a_provided_module_can_be_imported_and_vanishes():
     """It is in sys.modules and on its parent, and afterwards in neither."""
     parent = types.ModuleType("provide_parent")

@@ -66,7 +66,7 @@ PATCHES = {
     "transformers.models.gemma4.modeling_gemma4": "gemma4_audio_attention_autocast gemma4_audio_features_dtype gemma4_experts_fp16 gemma4_image_static_cache gemma4_mlp_fp16 gemma4_no_cache_shared_kv gemma4_patch_embedder_packed_4bit gemma4_patch_embedder_uint8 gemma4_per_layer_inputs_off gemma4_reentrant_checkpointing gemma4_vision_pooler_fp16 shared_kv_states_copied",
     "transformers.models.gemma4_unified.configuration_gemma4_unified": "gemma4_assistant_shared_kv",
     "transformers.models.gemma4_unified.modeling_gemma4_unified": "gemma4_mlp_fp16 gemma4_reentrant_checkpointing gemma4_unified_audio_features_dtype gemma4_unified_embedders_uint8 gemma4_unified_image_static_cache shared_kv_states_copied",
-    "transformers.models.git.modeling_git": "git_checkpointing_cache git_inputs_changed",
+    "transformers.models.git.modeling_git": "git_cache_positions git_checkpointing_cache git_inputs_changed",
     "transformers.models.granitemoe.modeling_granitemoe": "moe_router_logits_unrecorded",
     "transformers.models.granitemoe_swa.modeling_granitemoe_swa": "moe_router_logits_unrecorded",
     "transformers.models.granitemoehybrid.modeling_granitemoehybrid": "moe_router_logits_unrecorded",

@@ -24,7 +24,7 @@ from zoo_hooks.patches._loading import Package
 
 GATE = "requires_backends"
 """What refuses with words of how to install a package, of those that it finds in a table of transformers."""
-ASKING = re.compile(rb"\nif [^\n]*_available\([^\n]*((?:\n(?: [^\n]*)?)+)")
+ASKING = re.compile(rb"\nif [^\n]*_available\([^\n]*((?:\n(?: [^\n]*|(?=\n)))+)")
 """A block at module level of what is done if a package is available."""
 
 
