@@ -24,12 +24,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
-
-from packaging.version import Version
 
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Figure, Patch, Verdict
@@ -40,10 +36,10 @@ RAISED, RELEASED = "0.22.0", "0.20.0"
 def probe(module: ModuleType) -> Verdict:
     if getattr(module, "MIN_PEFT_VERSION", None) != RAISED:
         return Verdict.FIXED
-    with suppress(PackageNotFoundError):
-        refused = Version(RELEASED) <= Version(version("peft")) < Version(RAISED)
-        return Verdict.AFFECTED if refused else Verdict.FIXED
-    return Verdict.FIXED
+    from transformers.utils.import_utils import is_peft_greater_or_equal
+
+    refused = is_peft_greater_or_equal(RELEASED) and not is_peft_greater_or_equal(RAISED)
+    return Verdict.AFFECTED if refused else Verdict.FIXED
 
 
 def repair(module: ModuleType, changes: Changes) -> None:

@@ -1,11 +1,11 @@
-"""GIT generates other tokens with its cache than without, for it loses count of their positions.
+"""GIT generates other tokens with its cache than without, because it counts positions wrongly.
 
 Symptom
 -------
 From 5.0.0 to 5.17.0, captions and answers of GIT depend on ``use_cache``, which is on by default. In the
 canary's random model 3 to 5 of 6 tokens differ. There is no error. From 5.1.0 to 5.17.0 this happens without
 an image too, and calls of the model, step by step and without ``position_ids``, raise ``TypeError:
-unsupported operand type(s) for +: 'NoneType' and 'int'``. From 5.18.0 on, ``generate`` is right, but such
+unsupported operand type(s) for +: 'NoneType' and 'int'``. From 5.18.0 on, ``generate`` is correct, but such
 calls give wrong tokens.
 
 Cause
