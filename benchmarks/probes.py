@@ -88,7 +88,7 @@ def table(rounds: int) -> Table:
         rows.append((name, seen[0]["patches"], shares[0], SHARE, shares[1], without, ours - without, MEMORY))
     return Table(
         "Probes and repairs while an upstream is imported",
-        f"Percent of the CPU time of the import, and MiB resident at the peak; medians of {rounds} processes.",
+        f"Percent of the CPU time of an import, and MiB resident at the peak; medians of {rounds} processes.",
         ("import", "patches", "% probes, repairs", "goal", "% with imports", "MiB", "more", "goal "),
         rows,
     )
