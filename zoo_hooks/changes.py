@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from zoo_hooks import notices
-from zoo_hooks.layers import CannotRevert, Layer, Place, leads_to, place_of
+from zoo_hooks.layers import ABSENT, CannotRevert, Layer, Place, leads_to, place_of
 from zoo_hooks.safety import pass_on
 
 STRANGERS = frozenset(
@@ -65,8 +64,10 @@ class Changes:
         The wrapper is a plain function with the name, docstring and signature of the original. For a
         property the getter is wrapped. Raises AttributeError if there is no such name.
         """
-        inspect.getattr_static(owner, name)  # AttributeError
-        self._put(Layer(place_of(owner, name), functools.partial(_wrapped, make)))
+        place = place_of(owner, name)
+        if place.found is ABSENT:
+            raise AttributeError(f"{place} does not exist")
+        self._put(Layer(place, functools.partial(_wrapped, make)))
 
     def rebind(self, old: object, new: object) -> None:
         """Replace ``old`` under every name of every module that has copied it, except in STRANGERS."""

@@ -25,7 +25,9 @@ class Place:
     def __init__(self, owner: Any, name: str) -> None:
         self.owner, self.name = owner, name
         self.base = self.written = self.writing = _read(owner, name)
-        self.found = inspect.getattr_static(owner, name, ABSENT)  # not bound, and also if inherited
+        self.found = self.base  # not bound, and also if inherited
+        if self.base is ABSENT:
+            self.found = inspect.getattr_static(owner, name, ABSENT)
         self.layers: WeakValueDictionary[int, Layer] = WeakValueDictionary()
 
     def __str__(self) -> str:

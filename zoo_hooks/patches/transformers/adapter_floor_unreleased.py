@@ -36,9 +36,11 @@ RAISED, RELEASED = "0.22.0", "0.20.0"
 def probe(module: ModuleType) -> Verdict:
     if getattr(module, "MIN_PEFT_VERSION", None) != RAISED:
         return Verdict.FIXED
-    from transformers.utils.import_utils import is_peft_greater_or_equal
+    from transformers.utils import import_utils
 
-    refused = is_peft_greater_or_equal(RELEASED) and not is_peft_greater_or_equal(RAISED)
+    found, installed = import_utils._is_package_available("peft", return_version=True)  # noqa: SLF001
+    parse = import_utils.version.parse
+    refused = found and parse(RELEASED) <= parse(installed) < parse(RAISED)
     return Verdict.AFFECTED if refused else Verdict.FIXED
 
 
