@@ -35,6 +35,8 @@ from zoo_hooks.patches.transformers import _cache_name, _foreign, _source
 
 IMAGES = "zoo_hooks_image_tokens"
 """The attribute of a cache that says how many of its entries came from an image."""
+READ = {"input_ids", "inputs_embeds", "attention_mask", "position_ids", "pixel_values"}
+"""The arguments that the repair reads or adds."""
 PAST, PATCHES, GIVEN = 12, 4, 5
 """In the probe: entries of a cache, those of its image among them, and the position of a new token."""
 
@@ -46,6 +48,8 @@ class _SeenError(Exception):
 def probe(module: ModuleType) -> Verdict:
     if "pixel_values_present" in inspect.signature(module.GitSelfAttention.forward).parameters:
         return Verdict.FIXED  # before 5.0 no image came into the cache
+    if not READ.issubset(_cache_name.parameters(module.GitModel.forward)):
+        return Verdict.UNKNOWN
     right = {None: PAST - PATCHES, GIVEN: GIVEN}
     seen = {given: _position(module, given) for given in right}
     if seen == right:
