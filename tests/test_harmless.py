@@ -11,6 +11,8 @@ import textwrap
 import pytest
 from conftest import PATCH, Zoo, child
 
+from zoo_hooks import targets
+
 PYTHON_ONLY = "value = 1\n"
 SHOW = "print(zoo_hooks.report()['bug'].status.name, fake.value)"
 
@@ -769,3 +771,24 @@ def test_a_foreign_package_that_is_named_like_a_target_is_left_in_peace(zoo):
     )
     assert run.stdout == "UNKNOWN\n"
     assert "failed" not in run.stderr
+
+
+def test_foreign_modules_in_the_place_of_all_targets_are_left_in_peace(tmp_path):
+    """No patch is applied to an empty module that is named like its target, and none fails."""
+    names = [name for name in targets.PATCHES if not name.startswith("torch.")]
+    for name in names:
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder, *folder.parents):
+            if tmp_path in place.parents:
+                (place / "__init__.py").touch()
+    code = f"""
+        import importlib, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        for name in {names!r}:
+            assert importlib.import_module(name).__file__.startswith({str(tmp_path)!r})
+        from zoo_hooks import ledger
+        print([one.patch for one in ledger._outcomes.values() if one.status.name in ("APPLIED", "FAILED")])
+    """
+    run = child(textwrap.dedent(code))
+    assert (run.stdout, run.stderr) == ("[]\n", "")

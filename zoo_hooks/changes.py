@@ -150,15 +150,17 @@ class Changes:
 
 def _later_than(home: str) -> Iterator[ModuleType]:
     """Modules that may have copied a name of ``home``: those imported after it, half imported or lazy."""
+    # Not of items(): thousands of new pairs would start the garbage collector.
+    names = list(sys.modules)
+    start = names.index(home) if home in names else 0
     bodies = (frame for frame, _ in traceback.walk_stack(None) if frame.f_code.co_name == "<module>")
     running = {frame.f_globals.get("__name__") for frame in bodies}
-    later = home not in sys.modules
-    # Not of items(): thousands of new pairs would start the garbage collector.
-    for path in list(sys.modules):
-        module, later = sys.modules.get(path), later or path == home
-        if not later and type(module) is ModuleType and path not in running:
-            continue
-        if path.partition(".")[0] not in STRANGERS and isinstance(module, ModuleType):
+    earlier = [
+        name for name in names[:start] if name in running or type(sys.modules.get(name)) is not ModuleType
+    ]
+    for name in [*earlier, *names[start:]]:
+        module = sys.modules.get(name)
+        if isinstance(module, ModuleType) and name.partition(".")[0] not in STRANGERS:
             yield module
 
 

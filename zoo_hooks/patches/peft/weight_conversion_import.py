@@ -50,7 +50,10 @@ MISSING = {
 }
 
 
-def probe(_: ModuleType) -> Verdict:
+def probe(module: ModuleType) -> Verdict:
+    source = module.__spec__.loader.get_data(module.__spec__.origin)  # type: ignore[union-attr]
+    if any(name.encode() not in source for name in MISSING):
+        return Verdict.UNKNOWN  # another module of this name
     # Another tool's stand-in may lack a spec, which find_spec does not forgive.
     there = [name for name in MISSING if name in sys.modules or find_spec(name) is not None]
     if len(there) < len(MISSING):

@@ -28,11 +28,11 @@ KNOWN = {
 
 def verdict(model: Any, module: ModuleType) -> Verdict:
     """Prepares two tokens of an image for a cache of fixed size, with a model that has one weight."""
-    if FIRST not in inspect.signature(model.prepare_inputs_for_generation).parameters:
-        return Verdict.UNKNOWN
     generates = module.GenerationMixin.prepare_inputs_for_generation
     if known := _known.verdict(KNOWN, model.prepare_inputs_for_generation, generates):
         return known
+    if FIRST not in inspect.signature(model.prepare_inputs_for_generation).parameters:
+        return Verdict.UNKNOWN
     torch, seen = module.torch, []
 
     def masks(**kwargs: Any) -> None:

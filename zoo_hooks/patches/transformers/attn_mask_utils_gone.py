@@ -30,7 +30,9 @@ from zoo_hooks.model import Figure, Patch, Verdict
 _NAME = "transformers.modeling_attn_mask_utils"
 
 
-def probe(module: ModuleType) -> Verdict:  # noqa: ARG001 - it is another that is asked for
+def probe(module: ModuleType) -> Verdict:
+    if not hasattr(module, "Cache"):
+        return Verdict.UNKNOWN  # another package of this name
     return Verdict.FIXED if find_spec(_NAME) else Verdict.AFFECTED
 
 
