@@ -28,14 +28,6 @@ def plain(a):
 def decorated(a):
     return [b for b in (lambda: a)()]
 """
-REPAIR = """
-import functools
-def repaired(f):
-    @functools.wraps(f)
-    def wrapper(*args):
-        return f(*args)
-    return wrapper
-"""
 
 
 def load(folder, name, source):
@@ -98,8 +90,8 @@ def test_the_same_text_in_another_package_is_another_function(tmp_path):
 def test_code_with_the_bug_is_fixed_under_all_of_the_wrappers_of_its_repair(tmp_path):
     """Under some of them, or under another wrapper too, it has to be run."""
     upstream = load(tmp_path, "upstream.a", SOURCE.format(more=""))
-    wrap = load(tmp_path, "zoo_hooks.patches.upstream.bug", REPAIR).repaired
-    foreign = load(tmp_path, "other", REPAIR).repaired
+    wrap = load(tmp_path, "zoo_hooks.patches.upstream.bug", SOURCE.format(more="")).through
+    foreign = load(tmp_path, "other", SOURCE.format(more="")).through
     parts = (upstream.plain, upstream.decorated)
     known = {_known.digest(*parts): Verdict.AFFECTED}
     assert _known.verdict(known, *parts, repaired=2) is Verdict.AFFECTED

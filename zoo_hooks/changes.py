@@ -15,31 +15,11 @@ from zoo_hooks import notices
 from zoo_hooks.layers import ABSENT, CannotRevert, Layer, Place, leads_to, place_of
 from zoo_hooks.safety import pass_on
 
-STRANGERS = frozenset(
-    {
-        *sys.stdlib_module_names,
-        "filelock",
-        "httpcore",
-        "httpx",
-        "huggingface_hub",
-        "jinja2",
-        "mpmath",
-        "numpy",
-    }
-    | {
-        "pandas",
-        "psutil",
-        "pyarrow",
-        "pygments",
-        "regex",
-        "rich",
-        "scipy",
-        "sklearn",
-        "sympy",
-        "torch",
-        "yaml",
-    }
-) - {"__main__"}
+_MANY_NAMES = """
+filelock httpcore httpx huggingface_hub jinja2 mpmath numpy pandas psutil pyarrow pygments regex rich scipy
+sklearn sympy torch yaml
+"""
+STRANGERS = frozenset({*sys.stdlib_module_names, *_MANY_NAMES.split()}) - {"__main__"}
 """Packages that are skipped: they have many names and import none of the functions that are rebound."""
 
 
