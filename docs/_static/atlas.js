@@ -69,7 +69,10 @@
 
   // What a cell says: a tip beside it, and the details of its patch.
 
+  let told; // the cell that the tip speaks of
+
   function showTip(cell) {
+    told = cell;
     tip.textContent = cell.getAttribute("aria-label");
     tip.hidden = false;
     const at = cell.getBoundingClientRect();
@@ -133,7 +136,7 @@
   });
   atlas.addEventListener("focusout", () => (tip.hidden = true));
   const follow = () => {
-    if (!tip.hidden && isCell(document.activeElement)) showTip(document.activeElement);
+    if (!tip.hidden && told.matches(":hover, :focus")) showTip(told);
     else tip.hidden = true;
   };
   document.addEventListener("scroll", follow, { capture: true, passive: true });
