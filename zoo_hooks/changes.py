@@ -6,8 +6,8 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import repeat
-from operator import is_
+from itertools import compress, repeat
+from operator import is_, is_not
 from types import ModuleType
 from typing import Any
 
@@ -134,11 +134,10 @@ def _later_than(home: str) -> Iterator[ModuleType]:
     names = list(sys.modules)
     start = names.index(home) if home in names else 0
     bodies = (frame for frame, _ in traceback.walk_stack(None) if frame.f_code.co_name == "<module>")
-    running = {frame.f_globals.get("__name__") for frame in bodies}
-    earlier = [
-        name for name in names[:start] if name in running or type(sys.modules.get(name)) is not ModuleType
-    ]
-    for name in [*earlier, *names[start:]]:
+    running: set[Any] = {frame.f_globals.get("__name__") for frame in bodies}
+    kinds = map(type, map(sys.modules.get, names[:start]))
+    lazy = compress(names, map(is_not, kinds, repeat(ModuleType)))
+    for name in [*running.intersection(names), *lazy, *names[start:]]:
         module = sys.modules.get(name)
         if isinstance(module, ModuleType) and name.partition(".")[0] not in STRANGERS:
             yield module

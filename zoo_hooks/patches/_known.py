@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -70,14 +73,16 @@ def _read(function: Any) -> Iterator[bytes]:
 
 @functools.lru_cache(maxsize=32)
 def _text(code: CodeType) -> bytes:
-    return b"\n".join(_lines(code.co_filename)[code.co_firstlineno - 1 : _last_line(code)])
+    lines = islice(io.BytesIO(_file(code.co_filename)), code.co_firstlineno - 1, _last_line(code))
+    return b"\n".join(line.rstrip(b"\r\n") for line in lines)
 
 
 @functools.lru_cache(maxsize=1)
-def _lines(file: str) -> list[bytes]:
-    return Path(file).read_bytes().splitlines()
+def _file(path: str) -> bytes:
+    return Path(path).read_bytes()
 
 
 def _last_line(code: CodeType) -> int:
-    inner = [_last_line(one) for one in code.co_consts if isinstance(one, CodeType)]
-    return max(inner + [line for *_, line in code.co_lines() if line])
+    inner = (_last_line(one) for one in code.co_consts if isinstance(one, CodeType))
+    last: int = max(chain(inner, filter(None, map(itemgetter(2), code.co_lines()))))
+    return last
