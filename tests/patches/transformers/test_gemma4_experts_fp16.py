@@ -263,7 +263,8 @@ def test_the_shards_of_tensor_parallelism_are_right_together(way):
 def test_two_processes_that_are_tensor_parallel_are_right_with_experts_and_else_as_upstream(tmp_path):
     """As transformers loads them: experts close to float32, MLPs NaN; without the repairs both are."""
     code = f"import half_parallel; half_parallel.main({str(tmp_path)!r})"
-    child(code, PYTHONPATH=os.pathsep.join([HERE, *sys.path]), GLOO_SOCKET_IFNAME="lo")
+    only = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}  # a fork would wait for OpenMP's threads
+    child(code, PYTHONPATH=os.pathsep.join([HERE, *sys.path]), **only)
     for rank in (0, 1):
         seen = json.loads((tmp_path / str(rank)).read_text())
         assert all(map(math.isnan, seen["without"].values()))
