@@ -9,7 +9,7 @@ import os
 import textwrap
 
 import pytest
-from conftest import PATCH, Zoo, child
+from conftest import PATCH, Zoo, child, own_modules
 
 from zoo_hooks import targets
 
@@ -776,12 +776,7 @@ def test_a_foreign_package_that_is_named_like_a_target_is_left_in_peace(zoo):
 def test_foreign_modules_in_the_place_of_all_targets_are_left_in_peace(tmp_path):
     """No patch is applied to an empty module that is named like its target, and none fails."""
     names = [name for name in targets.PATCHES if not name.startswith("torch.")]
-    for name in names:
-        folder = tmp_path.joinpath(*name.split("."))
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in (folder, *folder.parents):
-            if tmp_path in place.parents:
-                (place / "__init__.py").touch()
+    own_modules(tmp_path, *names)
     code = f"""
         import importlib, sys
         sys.path.insert(0, {str(tmp_path)!r})

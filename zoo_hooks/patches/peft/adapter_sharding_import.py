@@ -38,11 +38,12 @@ ROUNDING = 1e-5
 
 
 def probe(_: ModuleType) -> Verdict:
-    import torch
-
     shard = getattr(sys.modules[SAVE_AND_LOAD], SHARD, None)
     if shard is None:  # before 0.19 nothing was sharded
         return Verdict.FIXED
+
+    import torch
+
     with symptom(ImportError, SYMPTOM):
         return Verdict.FIXED if shard(torch.nn.Module(), {}, "probe") is None else Verdict.UNKNOWN
     return Verdict.AFFECTED

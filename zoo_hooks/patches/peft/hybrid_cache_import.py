@@ -26,15 +26,17 @@ from zoo_hooks.model import Figure, Patch, Verdict
 
 
 def probe(module: ModuleType) -> Verdict:
-    import transformers
-
     loader = module.__spec__.loader if module.__spec__ else None
     code = loader.get_code(module.__name__) if loader and hasattr(loader, "get_code") else None
     if code is None:
         return Verdict.UNKNOWN
     # The names of the module's own body; an import inside a function stands in that function's code.
-    needed = "HybridCache" in code.co_names and not hasattr(transformers, "HybridCache")
-    return Verdict.AFFECTED if needed else Verdict.FIXED
+    if "HybridCache" not in code.co_names:
+        return Verdict.FIXED
+
+    import transformers
+
+    return Verdict.FIXED if hasattr(transformers, "HybridCache") else Verdict.AFFECTED
 
 
 def repair(_: ModuleType, changes: Changes) -> None:

@@ -43,14 +43,15 @@ NAMED = "model.layers.0.mlp.down_proj"
 
 
 def probe(module: ModuleType) -> Verdict:
-    from torch import nn
-
     # Not by its caller: that would fix the table of conversions before others have added theirs.
     turn = module._convert_peft_config_moe  # noqa: SLF001
     kinds = module._MODEL_TO_CONVERSION_PATTERN  # noqa: SLF001
     kind = next((kind for kind, pattern in kinds.items() if pattern == PATTERN), None)
     if kind is None:  # as before transformers 5: the targets of no model are turned
         return Verdict.FIXED
+
+    from torch import nn
+
     model = nn.Module()
     model.mlp = nn.Module()
     model.mlp.down_proj = nn.Linear(1, 1, device="meta")

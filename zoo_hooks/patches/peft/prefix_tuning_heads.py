@@ -54,9 +54,10 @@ def probe(module: ModuleType) -> Verdict:
 
 def _prefixes_are_made() -> bool:
     """Tell whether peft gets that far: up to 0.17.1 it asks for a method that transformers 5 has removed."""
+    method, get_prompt = "from_legacy_cache", sys.modules[PEFT_MODEL].PeftModel.get_prompt
+
     from transformers import DynamicCache
 
-    method, get_prompt = "from_legacy_cache", sys.modules[PEFT_MODEL].PeftModel.get_prompt
     names = inspect.unwrap(get_prompt).__code__.co_names
     return method not in names or "__version__" in names or hasattr(DynamicCache, method)
 

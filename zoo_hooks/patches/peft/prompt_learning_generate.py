@@ -39,10 +39,10 @@ STEPS = 8
 
 
 def probe(module: ModuleType) -> Verdict:
-    name = _renamed.cache_name()
+    kinds, name = [getattr(module, kind) for kind in KINDS], _renamed.cache_name()
     if name is None:
         return Verdict.UNKNOWN
-    verdicts = {_verdict(getattr(module, kind), name) for kind in KINDS}
+    verdicts = {_verdict(kind, name) for kind in kinds}
     worst = (Verdict.UNKNOWN, Verdict.AFFECTED, Verdict.FIXED)
     return next(verdict for verdict in worst if verdict in verdicts)
 

@@ -37,10 +37,9 @@ STEPS = 8
 
 
 def probe(module: ModuleType) -> Verdict:
-    name = _renamed.cache_name()
+    both, name = module.ShadowCache(base=None, shadow=None), _renamed.cache_name()
     if name is None:
         return Verdict.UNKNOWN
-    both = module.ShadowCache(base=None, shadow=None)
     model = SimpleNamespace(
         _unpack_past_key_values=module.ShadowModel._unpack_past_key_values,  # noqa: SLF001
         _shadow_path_active=lambda: False,

@@ -41,8 +41,10 @@ ROWS = _tiny.SIZES["hidden_size"]
 
 
 def probe(_: ModuleType) -> Verdict:
-    knows = hasattr(sys.modules[LORA], "get_tp_plan_and_mesh")
-    return Verdict.FIXED if knows else Verdict.AFFECTED
+    module = sys.modules[LORA]
+    if not hasattr(module, "LoraModel"):
+        return Verdict.UNKNOWN  # another module of this name
+    return Verdict.FIXED if hasattr(module, "get_tp_plan_and_mesh") else Verdict.AFFECTED
 
 
 def repair(_: ModuleType, changes: Changes) -> None:

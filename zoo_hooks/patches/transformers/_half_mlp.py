@@ -65,11 +65,12 @@ def verdict(module: ModuleType, mlp: str, *before: float, anyones: bool = False)
     nothing here. A third-party forward that has the bug is UNKNOWN, because the repair would replace it. With
     ``anyones`` it is AFFECTED, and it need not call ``act_fn``.
     """
-    import torch
-
     forward = getattr(module, mlp).forward
     if known := _known.verdict(KNOWN, forward):
         return known
+
+    import torch
+
     half = {"dtype": torch.float16, "device": "cpu"}
     linear = torch.nn.Linear(1, 1, bias=False, device="meta")  # there it draws no random numbers
     linear.weight = torch.nn.Parameter(torch.full((1, 1), 0.125, **half), requires_grad=False)

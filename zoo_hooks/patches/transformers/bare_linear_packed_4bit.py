@@ -41,15 +41,17 @@ NAMES, STATES = ("model", "full_layer_name"), "state_dict"
 
 
 def probe(module: ModuleType) -> Verdict:
+    deserialize, quantize = module.Bnb4bitDeserialize, module.bnb.functional.quantize_4bit
+
     import torch
     from transformers import BitsAndBytesConfig, core_model_loading
 
     model = torch.nn.Module()
     model.linear = torch.nn.Linear(64, 1, bias=False, device="meta")
-    weight, state = module.bnb.functional.quantize_4bit(torch.ones(1, 64), quant_type="nf4")
+    weight, state = quantize(torch.ones(1, 64), quant_type="nf4")
     packed = {"weight": weight, **{f"weight.{k}": v for k, v in state.as_dict(packed=True).items()}}
     quantizer = SimpleNamespace(quantization_config=BitsAndBytesConfig(load_in_4bit=True))
-    convert = module.Bnb4bitDeserialize(quantizer).convert
+    convert = deserialize(quantizer).convert
     load = core_model_loading.convert_and_load_state_dict_in_model
     if not {*NAMES} <= signature(convert).parameters.keys() or STATES not in signature(load).parameters:
         return Verdict.UNKNOWN

@@ -30,10 +30,12 @@ _NEW, _OLD = "cache", "past_key_values"
 
 
 def probe(module: ModuleType) -> Verdict:
+    iterator = module.PipelineIterator
+
     import torch
 
     batch = {"logits": torch.zeros(2, 1), _NEW: [1, 2], _OLD: [1, 2]}
-    one = next(iter(module.PipelineIterator([batch], lambda given: given, {}, loader_batch_size=2)))
+    one = next(iter(iterator([batch], lambda given: given, {}, loader_batch_size=2)))
     # up to 4.55 it passes by neither
     return Verdict.AFFECTED if _OLD in one and _NEW not in one else Verdict.FIXED
 

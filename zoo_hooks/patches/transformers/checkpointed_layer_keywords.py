@@ -42,9 +42,11 @@ from zoo_hooks.patches import _calls
 
 def probe(module: ModuleType) -> Verdict:
     """What the checkpoint function of a layer is handed that gets its input by keyword."""
+    base = module.GradientCheckpointingLayer
+
     import torch
 
-    class Layer(module.GradientCheckpointingLayer):  # type: ignore[misc, name-defined]
+    class Layer(base):  # type: ignore[misc, valid-type]
         def forward(self, hidden_states: Any) -> Any:
             return hidden_states
 

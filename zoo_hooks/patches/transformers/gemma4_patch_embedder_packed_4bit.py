@@ -36,6 +36,8 @@ PATH = "vision_tower.patch_embedder"
 
 
 def probe(module: ModuleType) -> Verdict:
+    kind = module.Gemma4VisionPatchEmbedder
+
     import torch
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
@@ -46,7 +48,7 @@ def probe(module: ModuleType) -> Verdict:
         def get_output_embeddings(self) -> None:
             """Nothing, as a model without a head."""
 
-    embedder = module.Gemma4VisionPatchEmbedder.__new__(module.Gemma4VisionPatchEmbedder)
+    embedder = kind.__new__(kind)
     torch.nn.Module.__init__(embedder)
     model = Model()
     model.vision_tower, model.head, embedder.input_proj = (torch.nn.Module() for _ in range(3))

@@ -50,8 +50,6 @@ class Shared(UserDict):  # type: ignore[type-arg]
 
 def probe(module: ModuleType) -> Verdict:
     """Whether a layer that is called with a dictionary gets that one, and the model has no better."""
-    import torch
-
     if NAME not in _shared_kv.attention_names(module):
         return Verdict.FIXED
     layer, models = _named(module, "TextDecoderLayer"), _named(module, "TextModel")
@@ -59,6 +57,9 @@ def probe(module: ModuleType) -> Verdict:
         return Verdict.UNKNOWN
     if "KVSharingDict" in inspect.unwrap(models.forward).__code__.co_names:
         return Verdict.FIXED
+
+    import torch
+
     given: dict[str, Any] = {}
     seen = []
     one = layer.__new__(layer)

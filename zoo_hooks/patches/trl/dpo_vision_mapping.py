@@ -30,13 +30,16 @@ LOSS = 0.6931  # log 2, of a model against itself
 
 
 def probe(module: ModuleType) -> Verdict:
-    from transformers.models.auto import modeling_auto
-
     spec = module.__spec__
     read = getattr(spec.loader, "get_code", None) if spec else None
     if read is None or not spec:
         return Verdict.UNKNOWN
-    if OLD not in read(spec.name).co_names or hasattr(modeling_auto, OLD):
+    if OLD not in read(spec.name).co_names:
+        return Verdict.FIXED
+
+    from transformers.models.auto import modeling_auto
+
+    if hasattr(modeling_auto, OLD):
         return Verdict.FIXED
     return Verdict.AFFECTED if hasattr(modeling_auto, NEW) else Verdict.UNKNOWN
 

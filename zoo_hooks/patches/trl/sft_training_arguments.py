@@ -31,13 +31,14 @@ NAME = "push_to_hub_token"
 
 
 def probe(module: ModuleType) -> Verdict:
+    init = module.SFTTrainer.__init__
+
     from transformers import TrainingArguments
 
     if NAME in TrainingArguments.__dataclass_fields__:
         return Verdict.FIXED
     methods = {"__init__": lambda _: None, "to_dict": lambda _: _Settings()}
     arguments = type("Unmade", (TrainingArguments,), methods)()
-    init = module.SFTTrainer.__init__
     with contextlib.suppress(_Used):
         with symptom(KeyError, NAME, by=init):
             init(object(), model=SimpleNamespace(config=SimpleNamespace(_name_or_path="")), args=arguments)

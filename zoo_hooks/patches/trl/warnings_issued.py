@@ -32,11 +32,12 @@ LOSS = 0.5  # of a model against itself
 
 
 def probe(module: ModuleType) -> Verdict:
-    from transformers import PretrainedConfig, PreTrainedModel
-
     trainer = Path(module.__file__ or "").with_name("dpo_trainer.py").read_text(encoding="utf-8")
     if f"model.{NAME}[" not in trainer:
         return Verdict.FIXED
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
     return Verdict.FIXED if hasattr(PreTrainedModel(PretrainedConfig()), NAME) else Verdict.AFFECTED
 
 
