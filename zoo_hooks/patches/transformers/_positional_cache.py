@@ -18,7 +18,8 @@ from zoo_hooks.patches.transformers import _source, _tiny
 
 Call = Callable[..., Any]
 CACHE = ("cache", "past_key_values")
-WAY = {"use_reentrant": False}
+WAY = {"use_reentrant": True}
+"""Otherwise torch may find another shape before the layer does; its error does not name the layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ class Row:
             title=self.title,
             severity="crash",
             symptoms=(
-                f"The size of tensor a (*) must match the size of tensor b (*) @ unpack_hook @ {self.target}",
+                f"The size of tensor a (*) must match the size of tensor b (*) "
+                f"@ backward @ torch.utils.checkpoint @ {self.target}",
             ),
             targets=(self.target,),
             affects=(self.affects,),
