@@ -12,11 +12,11 @@ WRONG, RIGHT = 0.01, 1e-4
 
 
 def scripts(page: str) -> list[str]:
-    """The scripts of a page of reports, in its order; each report has one."""
-    _, *reports = (HERE.parent / "docs" / f"{page}.md").read_text(encoding="utf-8").split("\n## ")
-    found = [re.findall(r"^```python\n(.*?)^```", report, re.MULTILINE | re.DOTALL) for report in reports]
-    assert all(found)
-    return sum(found, [])
+    """The scripts of a page of reports, in its order."""
+    text = (HERE.parent / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert found
+    return found
 
 
 def check(script: str) -> None:

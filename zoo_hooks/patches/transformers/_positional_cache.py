@@ -17,6 +17,7 @@ from zoo_hooks.model import Figure, Patch, Verdict
 from zoo_hooks.patches.transformers import _source, _tiny
 
 Call = Callable[..., Any]
+OVERFULL = "The size of tensor a (*) must match the size of tensor b (*)"
 CACHE = ("cache", "past_key_values")
 WAY = {"use_reentrant": True}
 """Otherwise torch may find another shape before the layer does; its error does not name the layer."""
@@ -64,10 +65,7 @@ class Row:
             module=self.module,
             title=self.title,
             severity="crash",
-            symptoms=(
-                f"The size of tensor a (*) must match the size of tensor b (*) "
-                f"@ backward @ torch.utils.checkpoint @ {self.target}",
-            ),
+            symptoms=(f"{OVERFULL} @ backward @ torch.utils.checkpoint @ {self.target}",),
             targets=(self.target,),
             affects=(self.affects,),
             links=(
