@@ -53,12 +53,21 @@ catalogue.get({patch!r}).canary()
 
 @pytest.mark.parametrize("patch", HERE, ids=named)
 def test_the_error_of_a_canary_is_explained_by_its_patch(patch, measured):
-    """One that another bug hides is run again with all else repaired."""
+    """One that another bug hides is run again with all else repaired.
+
+    An error that torch raises by itself, with no frame of the upstream, may come from any code.
+    """
     if patch.symptoms and recorded(patch.id) == "AFFECTED":
         told = measured(patch.id)["trace"]
         if told and patch not in explain.explained(explain.read(told)):
             run = child(CANARY.format(patch=patch.id), check=False, timeout=1800, ZOO_HOOKS=f"-{patch.id}")
-            assert run.returncode == 0 or explain.explained(explain.read(run.stderr)) == [patch], run.stderr
+            trace = explain.read(run.stderr)
+            named = explain.explained(trace)
+            own = any(f"-packages.{patch.upstream}." in file for file in trace.modules)
+            by_frames = all("@" in symptom for symptom in patch.symptoms)
+            assert run.returncode == 0 or named == [patch] or (by_frames and not own and not named), (
+                run.stderr
+            )
 
 
 @pytest.mark.parametrize("patch", catalogue.everything(), ids=named)
