@@ -130,7 +130,10 @@ def test_rebind_reaches_every_module_that_copied_the_name():
 
 
 def test_rebind_searches_every_module_that_can_have_copied_a_function():
-    """Later ones, lazy ones, and those whose body is still running; none that was complete before its own."""
+    """Later ones, lazy ones, and those whose body is still running; none that was complete before its own.
+
+    Code that runs under a name that is none does no harm.
+    """
 
     class Lazy(types.ModuleType):
         """As transformers' own, which keep a name when it is first asked for."""
@@ -146,7 +149,8 @@ def test_rebind_searches_every_module_that_can_have_copied_a_function():
     try:
         for module in modules.values():
             module.copy = old
-        modules["rebind_running"].rebind = lambda: changes.rebind(old, new)
+        odd = {"__name__": [], "rebind": lambda: changes.rebind(old, new)}
+        modules["rebind_running"].rebind = lambda: exec("rebind()", odd)
         exec("rebind()", vars(modules["rebind_running"]))
         assert [name for name in names if modules[name].copy is new] == names[1:]
         changes.undo()

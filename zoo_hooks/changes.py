@@ -134,7 +134,8 @@ def _later_than(home: str) -> Iterator[ModuleType]:
     names = list(sys.modules)
     start = names.index(home) if home in names else 0
     bodies = (frame for frame, _ in traceback.walk_stack(None) if frame.f_code.co_name == "<module>")
-    running: set[Any] = {frame.f_globals.get("__name__") for frame in bodies}
+    called = (frame.f_globals.get("__name__") for frame in bodies)
+    running = {name for name in called if isinstance(name, str)}
     kinds = map(type, map(sys.modules.get, names[:start]))
     lazy = compress(names, map(is_not, kinds, repeat(ModuleType)))
     for name in [*running.intersection(names), *lazy, *names[start:]]:

@@ -19,8 +19,7 @@ from zoo_hooks.patches.transformers import _source, _tiny
 Call = Callable[..., Any]
 OVERFULL = "The size of tensor a (*) must match the size of tensor b (*)"
 CACHE = ("cache", "past_key_values")
-WAY = {"use_reentrant": True}
-"""Otherwise torch may find another shape before the layer does; its error does not name the layer."""
+WAY = {"use_reentrant": False}
 
 
 @dataclass(frozen=True, kw_only=True)
