@@ -156,16 +156,6 @@ def child(
     return run
 
 
-def own_modules(folder: Path, *names: str) -> None:
-    """Write empty modules, as of a user who has named packages like those of an upstream."""
-    for name in names:
-        place = folder.joinpath(*name.split("."))
-        place.mkdir(parents=True, exist_ok=True)
-        for one in (place, *place.parents):
-            if folder in one.parents:
-                (one / "__init__.py").touch()
-
-
 @pytest.fixture
 def zoo(tmp_path: Path) -> Zoo:
     """Fake upstreams, and children in which they and their patches are known."""

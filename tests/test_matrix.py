@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ATLAS, child, claimed, exists, installed, is_recorded, own_modules, recorded, seen
+from conftest import ATLAS, child, claimed, exists, installed, is_recorded, recorded, seen
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from zoo_hooks import catalogue, targets
+from zoo_hooks import catalogue
 from zoo_hooks.tool import explain
 
 HERE = [patch for patch in catalogue.everything() if claimed(patch) and is_recorded(patch)]
@@ -91,26 +91,6 @@ def test_the_installed_releases_are_among_the_recorded_ones():
     """A release that nobody has looked at cannot pass."""
     for patch in HERE:
         assert installed(patch.upstream) in ATLAS.versions(canonicalize_name(patch.upstream))
-
-
-OWN = """
-import importlib, sys
-sys.path.insert(0, {folder!r})
-for name in {names!r}:
-    assert importlib.import_module(name).__file__.startswith({folder!r})
-print(*sorted({{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names))
-"""
-
-
-@pytest.mark.parametrize("upstream", sorted({name.partition(".")[0] for name in targets.PATCHES}))
-def test_a_package_of_a_users_own_that_is_named_like_an_upstream_is_left_in_peace(upstream, tmp_path):
-    """Beside the real ones of others: none of these is imported for it, and nothing is said."""
-    names = [name for name in targets.PATCHES if f"{name}.".startswith(f"{upstream}.")]
-    own_modules(tmp_path, *names)
-    code = OWN.format(folder=str(tmp_path), names=names)
-    without, with_hooks = (child(code, ZOO_HOOKS=word) for word in "01")
-    assert with_hooks.stderr == ""
-    assert {*with_hooks.stdout.split()} - {*without.stdout.split()} <= {"zoo_hooks", "wrapt"}
 
 
 THREADS = """

@@ -47,13 +47,13 @@ def _turned(layer: Any, offset: Any) -> Any:
 
 def verdict(module: ModuleType) -> Verdict:
     """Tell which offset the layers that reuse K/V rotate by, if a row of a batch begins with padding."""
-    import mlx.core as mx
-
     backbone: Any = getattr(module, "AFMModel", None)
     attention: Any = getattr(module, "KVReuseAttention", None)
     caches: Any = sys.modules.get(getattr(getattr(module, "KVCache", None), "__module__", ""))
     if not (isinstance(backbone, type) and isinstance(attention, type) and hasattr(caches, "BatchKVCache")):
         return Verdict.UNKNOWN
+    import mlx.core as mx
+
     seen: list[Any] = []
 
     def rope(x: Any, offset: Any = 0) -> Any:

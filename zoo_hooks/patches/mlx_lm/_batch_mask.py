@@ -52,11 +52,11 @@ class Row:
 
 def verdict(module: ModuleType, kind: str) -> Verdict:
     """Tell whether a class of the module asks the first cache for its mask."""
-    import mlx.core as mx
-
     owner: Any = getattr(module, kind, None)
     if not (isinstance(owner, type) and hasattr(module, "create_attention_mask")):
         return Verdict.UNKNOWN
+    import mlx.core as mx
+
     asked: list[Any] = []
     cache = SimpleNamespace(make_mask=lambda *some, **_: asked.append(some), offset=0)
     model = SimpleNamespace(args=SimpleNamespace(scale_emb=1.0), layers=[])

@@ -86,13 +86,13 @@ def verdict(module: ModuleType, backbone: str, **given: Any) -> Verdict:
 
     ``given`` contains the arguments that the loop needs besides tokens, their embeddings and the mask.
     """
-    import mlx.core as mx
-
     kind: Any = getattr(module, backbone, None)
     if not isinstance(kind, type):
         return Verdict.UNKNOWN
     if "mask" not in inspect.signature(kind.__call__).parameters:
         return Verdict.FIXED
+    import mlx.core as mx
+
     seen: list[Any] = []
     hidden = mx.zeros((2, 3, 4))
 

@@ -28,11 +28,11 @@ class _Stack(SimpleNamespace):
 
 def verdict(module: ModuleType, backbone: str) -> Verdict:
     """Tell whether layers get no mask for a text, or a mask of [batch, length]."""
-    import mlx.core as mx
-
     kind, owner = getattr(module, backbone, None), getattr(module, "LanguageModel", None)
     if not isinstance(kind, type) or not isinstance(owner, type):
         return Verdict.UNKNOWN
+    import mlx.core as mx
+
     seen: list[Any] = []
     hidden = mx.zeros((2, 3, 4))
 

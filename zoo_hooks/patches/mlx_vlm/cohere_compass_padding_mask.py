@@ -49,11 +49,11 @@ class _Layer:
 
 
 def _examine(module: ModuleType, backbone: str) -> Verdict:
-    import mlx.core as mx
-
     kind: Any = getattr(module, backbone, None)
     if not isinstance(kind, type):
         return Verdict.UNKNOWN
+    import mlx.core as mx
+
     layer, part = _Layer(), _causal.Same(position_selector=None, enabled=False)
     model = SimpleNamespace(layers=[layer], norm=part, rotary_emb=part)
     model.rotary_embeddings = {layer.attention_type: part}

@@ -70,11 +70,11 @@ class _Same(SimpleNamespace):
 
 
 def probe(module: ModuleType) -> Verdict:
-    import mlx.core as mx
-
     owners = [getattr(module, name, None) for name in _OWNERS]
     if not all(isinstance(owner, type) for owner in owners):
         return Verdict.UNKNOWN
+    import mlx.core as mx
+
     part: Any = _Same()
     self = SimpleNamespace(
         **dict.fromkeys(("wq_a", "q_norm", "wq_b", "wkv", "kv_norm", "wo_a", "wo_b"), part)

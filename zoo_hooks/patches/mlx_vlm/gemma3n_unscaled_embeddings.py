@@ -58,13 +58,13 @@ class _Reached(Exception):
 
 
 def probe(module: ModuleType) -> Verdict:
-    import mlx.core as mx
-
     language = sys.modules.get(getattr(getattr(module, "LanguageModel", None), "__module__", ""))
     whole: Any = getattr(module, "Model", None)
     inner: Any = getattr(language, "Gemma3Model", None)
     if not all(isinstance(kind, type) for kind in (whole, inner)):
         return Verdict.UNKNOWN
+    import mlx.core as mx
+
     seen: list[Any] = []
 
     def project(embeddings: Any, _: Any) -> None:

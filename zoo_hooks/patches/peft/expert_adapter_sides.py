@@ -39,12 +39,14 @@ ROUNDING = 1e-5
 
 
 def probe(_: ModuleType) -> Verdict:
-    import torch
     from peft.tuners.lora.config import LoraConfig
     from peft.tuners.lora.layer import ParamWrapper
 
-    experts, (outputs, inputs) = torch.nn.Module(), (3, 5)
+    outputs, inputs = 3, 5
     verdicts = {inputs: Verdict.FIXED, outputs: Verdict.AFFECTED}
+    import torch
+
+    experts = torch.nn.Module()
     with torch.device("meta"):
         experts.weight = torch.nn.Parameter(torch.empty(2, outputs, inputs))
         layer = ParamWrapper(experts, "probe", parameter_name="weight", config=LoraConfig(), r=1)

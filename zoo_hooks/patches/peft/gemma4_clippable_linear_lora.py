@@ -45,10 +45,10 @@ class _Reached(Exception):
 
 
 def probe(_: ModuleType) -> Verdict:
+    wrapper_class = sys.modules[GEMMA4].Gemma4ClippableLinear
     import torch
     from peft.tuners.lora.config import LoraConfig  # peft itself may still be loading
 
-    wrapper_class = sys.modules[GEMMA4].Gemma4ClippableLinear
     if issubclass(wrapper_class, torch.nn.Linear):
         return Verdict.FIXED
     wrapper = wrapper_class.__new__(wrapper_class)

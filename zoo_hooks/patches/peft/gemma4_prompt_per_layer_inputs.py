@@ -44,9 +44,9 @@ ROUNDING = 1e-5
 
 
 def probe(_: ModuleType) -> Verdict:
+    kind, text_model = sys.modules[PEFT_MODEL].PeftModelForCausalLM, sys.modules[GEMMA4].Gemma4TextModel
     import torch
 
-    kind, text_model = sys.modules[PEFT_MODEL].PeftModelForCausalLM, sys.modules[GEMMA4].Gemma4TextModel
     text = text_model.__new__(text_model)
     torch.nn.Module.__init__(text)
     text.hidden_size_per_layer_input = 1
