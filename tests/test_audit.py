@@ -275,12 +275,15 @@ def test_what_cannot_be_answered_is_one_line_and_exit_status_2(arguments, words,
     assert said.err.count("\n") == 1
 
 
-def test_what_is_not_known_is_a_line_and_the_rest_is_answered(capsys):
+def test_what_is_not_known_is_a_line_and_the_rest_is_answered(tmp_path, capsys):
     """A package asked for by name gets a line; those of a file are counted."""
     assert cli.main(["audit", "foo==1", "transformers==5.24.0"]) == 0
     assert "zoo-hooks: there is no data about foo; left out\n" in capsys.readouterr().err
     cli.main(["audit", "-r", str(HERE / "locks" / "pip-compile" / "requirements.txt")])
     assert "zoo-hooks: there is no data about 2 other packages\n" in capsys.readouterr().err
+    tmp_path.joinpath("requirements.txt").write_text("transformers==5.24.0\nfoo==1\n")
+    cli.main(["audit", "-r", str(tmp_path / "requirements.txt")])
+    assert "zoo-hooks: there is no data about 1 other package\n" in capsys.readouterr().err
 
 
 def test_a_file_without_zoo_hooks_is_told_of(capsys):

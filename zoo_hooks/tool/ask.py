@@ -184,7 +184,8 @@ def _row(one: Finding) -> tuple[str, ...]:
 def _notes(answer: Answer) -> None:
     terminal.warn(*answer.notes)
     others = answer.asked.others
-    terminal.warn(f"there is no data about {others} other packages" if others else None)
+    plural = "" if others == 1 else "s"
+    terminal.warn(f"there is no data about {others} other package{plural}" if others else None)
 
 
 def _count(answer: Answer) -> str:
