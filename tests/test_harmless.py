@@ -777,8 +777,8 @@ UPSTREAMS = sorted({name.partition(".")[0] for name in targets.PATCHES})
 
 
 @pytest.mark.parametrize("upstreams", [*([name] for name in UPSTREAMS), UPSTREAMS])
-def test_a_package_of_a_users_own_in_an_upstreams_place_is_left_in_peace(upstreams, tmp_path):
-    """Its modules are empty: no patch is applied to them, none fails, and no other package is imported."""
+def test_empty_modules_in_the_place_of_an_upstreams_targets_are_left_in_peace(upstreams, tmp_path):
+    """No patch is applied to such a module of a user, none fails, and no other package is imported."""
     names = [name for name in targets.PATCHES if name.partition(".")[0] in upstreams]
     for name in names:
         tmp_path.joinpath(*name.split(".")).mkdir(parents=True, exist_ok=True)
