@@ -31,7 +31,9 @@ from conftest import exists
 from zoo_hooks import catalogue, engine
 from zoo_hooks.changes import Changes
 from zoo_hooks.model import Status
+from zoo_hooks.patches import _known
 
+_known.verdict = lambda *_, **__: None  # code with other names has another text
 STEADY = {*sys.stdlib_module_names, "zoo_hooks", "torch", "numpy", "renamed", "__main__"}
 """No upstreams: they are called as their documentation says."""
 NEW = "renamed_{}".format
