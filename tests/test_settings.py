@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 
 import pytest
@@ -105,14 +106,17 @@ def test_a_good_word_beside_one_that_is_not_understood_is_obeyed(said):
     assert f"only {STATIC} is repaired" in said[0][1]
 
 
-def test_a_hostile_value_is_parsed_once_and_told_in_a_line(said):
-    """10,000 words that mean nothing cost one look, and a message that a person can read."""
+def test_a_hostile_value_is_parsed_once_and_told_in_a_line(said, monkeypatch):
+    """10,000 words that mean nothing cost one look, near ids of those named, and a message to be read."""
+    compared = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *some, **_: compared.append(some) or [])
     text = ",".join(f"word{n}" for n in range(10_000))
     for _ in range(50):
         assert all(map(read(text).refusal, catalogue.ids()))
     ((_, message),) = said
     assert len(message) < 1000
     assert settings._parse.cache_info().misses == 1
+    assert len(compared) <= 2 * settings.HINTS
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))

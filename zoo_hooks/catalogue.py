@@ -98,9 +98,20 @@ def get(word: str) -> Patch:
 
 
 def named(word: str) -> list[str]:
+    """Ids that a word matches, as ``matching`` has them; UnknownPatch if there are none."""
+    found = matching(word)
+    if not found:
+        near = nearest(word)
+        all_of_them = f"patches are for {', '.join(sorted(upstreams()))}; zoo-hooks list shows all"
+        hint = f"did you mean {' or '.join(near)}?" if near else all_of_them
+        raise UnknownPatch(f"no patch is called {word!r}; {hint}")
+    return found
+
+
+def matching(word: str) -> list[str]:
     """Ids that a word matches: ``peft/*``, ``peft``, ``peft/shadow-cache-dropped``, ``shadow-*``, ``shadow``.
 
-    UnknownPatch if there is none, or if the second half of an id matches several.
+    UnknownPatch if the second half of an id matches several.
     """
     upstream, slash, bug = word.lower().rpartition("/")
     upstream, bug = upstream.replace("-", "_"), bug.replace("_", "-")
@@ -111,13 +122,7 @@ def named(word: str) -> list[str]:
     exact = [one for one in known if fnmatchcase(one, f"{place}/{bug}")]
     if len(exact) > 1 and not slash and "*" not in bug:
         raise UnknownPatch(f"{word!r} matches several patches: {', '.join(exact)}")
-    found = exact or [one for one in known if fnmatchcase(one, f"{place}/{bug}-*")]
-    if not found:
-        near = nearest(word)
-        all_of_them = f"patches are for {', '.join(sorted(upstreams()))}; zoo-hooks list shows all"
-        hint = f"did you mean {' or '.join(near)}?" if near else all_of_them
-        raise UnknownPatch(f"no patch is called {word!r}; {hint}")
-    return found
+    return exact or [one for one in known if fnmatchcase(one, f"{place}/{bug}-*")]
 
 
 def select(words: Iterable[str]) -> list[Patch]:

@@ -76,7 +76,7 @@ def _parse(text: str) -> Settings:
 
 def _ids(word: str) -> list[str]:
     try:
-        return catalogue.named(word)
+        return catalogue.matching(word)
     except catalogue.UnknownPatch:
         return []
 
